@@ -1,0 +1,335 @@
+"""The Python door: plan and merge. Everything the command line does goes through here; nothing here draws or parses."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cuvee
+from cuvee.engine.devices import backends_for
+from cuvee.engine.execute import EngineSettings, execute
+from cuvee.errors import OutputError, PlanError
+from cuvee.methods.registry import get_method
+from cuvee.options import MergeOptions, parse_size
+from cuvee.planning.build import PlanSettings, build_plan
+from cuvee.planning.cost import Cost, check_disk, estimate
+from cuvee.planning.ops import Plan
+from cuvee.progress import Progress, Silent
+from cuvee.publish.card import CardInput, model_card
+from cuvee.publish.config import merged_config_text
+from cuvee.publish.publish import publish
+from cuvee.recipe.load import load_recipe
+from cuvee.recipe.schema import Recipe
+from cuvee.tensors import disk
+from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
+from cuvee.tensors.dtypes import name_of
+from cuvee.tensors.hub import open_location
+from cuvee.tensors.reference import ModelRef
+from cuvee.tensors.sources import stored_pieces
+
+RecipeLike = str | Path | Mapping[str, Any] | Recipe
+_DEFAULTS = MergeOptions()
+_SILENT = Silent()
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did.
+
+    Attributes:
+        out: the finished checkpoint.
+        seconds: wall time, from reading the recipe to the final rename.
+        bytes_read: bytes of all input tensors used.
+        bytes_written: bytes of all weight files written.
+        peak_memory: largest resident size of this process so far, in bytes (0 where the system does not tell).
+        merged: tensors that went through a method.
+        copied: tensors whose bytes were copied.
+        dropped: input tensors left out because the recipe does not ask for them, as (model name, tensor).
+        files: names of all files written.
+        warnings: what the user should know.
+
+    """
+
+    out: Path
+    seconds: float
+    bytes_read: int
+    bytes_written: int
+    peak_memory: int
+    merged: int
+    copied: int
+    dropped: tuple[tuple[str, str], ...]
+    files: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe with its checkpoints opened by their headers, and the plan of merging them."""
+
+    recipe: Recipe
+    checkpoints: Mapping[ModelRef, Checkpoint]
+    plan: Plan
+
+
+def plan(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Plan:
+    """The plan of a merge: every output tensor with its sources, method, parameters, file and offset.
+
+    Reads headers and configs only; of Hub models nothing else is downloaded.
+
+    Args:
+        recipe: a path, YAML text, a mapping or a loaded `Recipe`.
+        options: see `MergeOptions`.
+
+    Raises:
+        CuveeError: if recipe and checkpoints do not fit together.
+
+    """
+    return open_recipe(recipe, options).plan
+
+
+def merge(
+    recipe: RecipeLike, out: str | Path, options: MergeOptions = _DEFAULTS, progress: Progress = _SILENT
+) -> MergeReport:
+    """Merges as `recipe` says into the directory `out`, which appears only when it is complete.
+
+    Args:
+        recipe: a path, YAML text, a mapping or a loaded `Recipe`.
+        out: the directory to make.
+        options: see `MergeOptions`.
+        progress: receives events, from several threads.
+
+    Raises:
+        CuveeError: whatever stands in the way; `out` is then as it was before.
+
+    """
+    begin = time.perf_counter()
+    out = Path(out)
+    _check_output(out, overwrite=options.overwrite)
+    backends_for(options.devices)  # a device that is not there should not cost a download
+    opened = open_recipe(recipe, options)
+    check_disk(opened.plan, out)
+    locate = _fetch(opened, progress)
+    partial = out.with_name(out.name + ".partial")
+    disk.remove_tree(partial)
+    disk.make_directory(partial)
+    try:
+        progress.begin("merge", opened.plan.bytes_written)
+        execute(opened.plan, partial, engine_settings(options), locate, progress)
+        progress.end()
+        files, warnings = _complete(opened, partial, out.name, options)
+        disk.replace_directory(partial, out)
+    except BaseException:
+        disk.remove_tree(partial)
+        raise
+    return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings))
+
+
+def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
+    """The recipe validated, its checkpoints' headers read, and the plan made.
+
+    Raises:
+        CuveeError: if any of it cannot be.
+
+    """
+    loaded, warnings = load_recipe(recipe, strict=options.strict)
+    checkpoints = _open_checkpoints(loaded, options)
+    _refuse_what_is_not_built(loaded, checkpoints.values())
+    settings = PlanSettings(
+        max_shard_bytes=parse_size(options.out_shard_size),
+        seed=options.random_seed,
+        allow_crimes=options.allow_crimes,
+        version=cuvee.__version__,
+    )
+    return Opened(loaded, checkpoints, build_plan(loaded, checkpoints, settings, warnings))
+
+
+def engine_settings(options: MergeOptions) -> EngineSettings:
+    """The engine's share of the options."""
+    return EngineSettings(
+        devices=options.devices,
+        threads=options.threads,
+        processes=options.processes,
+        memory=parse_size(options.memory),
+        allow_nonfinite=options.allow_nonfinite,
+    )
+
+
+def cost(plan: Plan, out: str | Path, options: MergeOptions = _DEFAULTS) -> Cost:
+    """What running `plan` will take: bytes, memory, disk and time."""
+    settings = engine_settings(options)
+    return estimate(plan, Path(out), threads=settings.worker_threads, block_elements=1 << 17)
+
+
+def _check_output(out: Path, *, overwrite: bool) -> None:
+    if out.exists() and not (overwrite and out.is_dir()):
+        what = "is a file" if not out.is_dir() else "exists already"
+        fix = (
+            "choose another output" if not out.is_dir() else "choose another output, or give --overwrite to replace it"
+        )
+        raise OutputError(f"the output {out} {what}", fix=fix, path=str(out))
+    parent = out.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK):
+        raise OutputError(
+            f"cannot write into {parent}", fix="choose an output directory that you may write to", path=str(out)
+        )
+
+
+def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
+    cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
+    converted = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
+    opened: dict[ModelRef, Checkpoint] = {}
+    for ref in recipe.models():
+        if ref.adapters:
+            raise PlanError(
+                f"{ref} names an adapter, and this version of Cuvee does not merge adapters yet",
+                fix=f"merge the adapter into {ref.path} with PEFT's merge_and_unload first, and name the result",
+            )
+        opened[ref] = open_checkpoint(open_location(ref, cache), str(ref), converted)
+    return opened
+
+
+def _refuse_what_is_not_built(recipe: Recipe, checkpoints: Iterable[Checkpoint]) -> None:
+    """Vocabulary settings change nothing when every model has the very same tokenizer; else they are refused, not ignored."""
+    if recipe.chat_template and recipe.chat_template != "auto":
+        raise PlanError("this version of Cuvee does not set chat templates yet", fix="remove chat_template")
+    wanted = recipe.tokenizer if recipe.tokenizer is not None else recipe.tokenizer_source
+    if wanted is None:
+        return
+    tokenizers = {
+        tuple((name, c.location.read(name, 0, size)) for name, size in c.files.items() if name in _TOKENIZERS)
+        for c in checkpoints
+    }
+    tokens = recipe.tokenizer is not None and set(recipe.tokenizer) - {"source"}
+    if len(tokenizers) > 1 or tokens:
+        raise PlanError(
+            "this version of Cuvee does not map vocabularies onto each other yet",
+            found="tokenizer settings for single tokens or padding" if tokens else "models with different tokenizers",
+            fix="merge models that share a tokenizer, and leave the tokenizer settings out",
+        )
+
+
+_TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "tekken.json",
+)
+
+
+def _fetch(opened: Opened, progress: Progress) -> dict[str, Path]:
+    """Local paths of every file the plan reads, downloaded where they are not here yet."""
+    needed = {piece.file for op in opened.plan.ops for source in op.sources for piece in stored_pieces(source)}
+    located: dict[str, Path] = {}
+    remote: list[tuple[Checkpoint, str, str]] = []
+    for checkpoint in opened.checkpoints.values():
+        for uri, name in checkpoint.weight_files.items():
+            if uri not in needed:
+                continue
+            if checkpoint.identity.startswith("hf://") and name:
+                remote.append((checkpoint, uri, name))
+            else:
+                located[uri] = checkpoint.location.fetch(name) if name else Path(uri)
+    if remote:
+        progress.begin("download", sum(checkpoint.files[name] for checkpoint, _, name in remote))
+        for checkpoint, uri, name in remote:
+            located[uri] = checkpoint.location.fetch(name)
+            progress.advance(checkpoint.files[name])
+            progress.finished(name)
+        progress.end()
+    return located
+
+
+def _complete(
+    opened: Opened, partial: Path, title: str, options: MergeOptions
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Writes all that belongs beside the weights: (file names, warnings)."""
+    plan, recipe = opened.plan, opened.recipe
+    base = list(opened.checkpoints.values())[plan.base]
+    dtypes = {op.dtype for op in plan.ops if op.method is not None} or {op.dtype for op in plan.ops}
+    written = recipe.out_dtype or recipe.dtype or (dtypes.pop() if len(dtypes) == 1 else None)
+    dtype = name_of(written) if written else None
+    if len(plan.shards) > 1:
+        disk.write_file(partial / "model.safetensors.index.json", _index(plan))
+    config = None
+    if base.config_text is not None:
+        counts = {tuple(key.split(".")): count for key, count in plan.layer_counts.items()}
+        config = merged_config_text(base.config_text, dtype=dtype, layer_counts=counts, vocab_size=None)
+    card = _card(opened, title, dtype, options) if options.write_model_card else None
+    published = publish(
+        partial,
+        base=base,
+        tokenizer_from=None,
+        config_text=config,
+        card=card,
+        recipe_text=recipe.text if options.write_model_card else None,
+        copy_tokenizer=options.copy_tokenizer,
+        trust_remote_code=options.trust_remote_code,
+    )
+    if not options.safe_serialization:
+        from cuvee.publish.pytorch import to_pytorch
+
+        to_pytorch(partial)
+    return tuple(sorted(path.name for path in partial.iterdir())), published.warnings
+
+
+def _index(plan: Plan) -> bytes:
+    """model.safetensors.index.json."""
+    weight_map = {op.name: plan.shards[op.shard].name for op in plan.ops}
+    total = sum(op.nbytes for op in plan.ops)
+    table = {"metadata": {"total_size": total, "total_parameters": plan.elements}, "weight_map": weight_map}
+    return json.dumps(table, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _card(opened: Opened, title: str, dtype: str | None, options: MergeOptions) -> str:
+    plan = opened.plan
+    base = list(opened.checkpoints.values())[plan.base]
+    inputs = [
+        CardInput(ref, checkpoint.identity, is_base=index == plan.base)
+        for index, (ref, checkpoint) in enumerate(opened.checkpoints.items())
+    ]
+    return model_card(
+        title,
+        method=get_method(plan.method),
+        inputs=inputs,
+        recipe_text=opened.recipe.text,
+        seed=plan.seed,
+        dtype=dtype,
+        architectures=base.config.get("architectures") or (),
+        with_tokenizer=options.copy_tokenizer,
+    )
+
+
+def _report(plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warnings: tuple[str, ...]) -> MergeReport:
+    return MergeReport(
+        out=out,
+        seconds=seconds,
+        bytes_read=plan.bytes_read,
+        bytes_written=plan.bytes_written,
+        peak_memory=_peak_memory(),
+        merged=len(plan.ops) - plan.copied,
+        copied=plan.copied,
+        dropped=tuple((plan.models[index].name, name) for index, name in plan.dropped),
+        files=files,
+        warnings=warnings,
+    )
+
+
+def _peak_memory() -> int:
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    import sys
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * scale

@@ -1,0 +1,102 @@
+"""The commands of `cuvee`: arguments in, one call of the API, one rendering of what it gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import cuvee
+from cuvee.cli.option_reader import build, options_of
+from cuvee.options import MergeOptions
+
+_EXAMPLES = """\b
+Examples:
+  cuvee demo                     merge three tiny experts, see what they can do
+  cuvee plan recipe.yml          what a merge will read, write and take
+  cuvee merge recipe.yml out     do it
+  cuvee methods ties             what a method does and its parameters
+"""
+
+
+@click.group(epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(cuvee.__version__, prog_name="cuvee")
+def app() -> None:
+    """Merge model checkpoints: complete, exact, small, fast and pleasant."""
+
+
+@app.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@options_of(MergeOptions)
+@click.option("-v", "--verbose", is_flag=True, help="Name each tensor as it is done.")
+@click.option("--quiet/--no-quiet", default=False, help="Print nothing but warnings and errors.")
+def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, **values: Any) -> None:
+    """Merge the models that RECIPE (YAML) names into the directory OUT.
+
+    Recipes are mergekit's. OUT appears only when it is complete: weights, config, tokenizer and card.
+    """
+    from cuvee import api
+    from cuvee.cli import show
+    from cuvee.cli.bars import watcher
+
+    options = build(MergeOptions, values)
+    show.meaningless(options.meaningless)
+    with watcher(verbose=verbose, quiet=quiet) as progress:
+        report = api.merge(recipe, out, options, progress)
+    show.warnings(report.warnings)
+    if not quiet:
+        show.report(report)
+
+
+@app.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), default=Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the whole plan as JSON.")
+@click.option("--ops", is_flag=True, help="List every output tensor with its sources and parameters.")
+@options_of(MergeOptions)
+def plan(recipe: Path, out: Path, as_json: bool, ops: bool, **values: Any) -> None:
+    """Show what merging RECIPE will read, write and take, without doing it.
+
+    OUT, if given, is where free disk space is looked up.
+    """
+    from cuvee import api
+    from cuvee.cli import show
+    from cuvee.planning.ops import plan_to_json
+
+    options = build(MergeOptions, values)
+    opened = api.open_recipe(recipe, options)
+    if as_json:
+        click.echo(plan_to_json(opened.plan))
+        return
+    show.plan(opened.plan, api.cost(opened.plan, out, options), with_ops=ops)
+    show.warnings(opened.plan.warnings)
+
+
+@app.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the specs as JSON.")
+def methods(name: str | None, as_json: bool) -> None:
+    """List the merge methods, or explain the one called NAME."""
+    from cuvee.cli import show
+    from cuvee.methods.registry import get_method, method_names
+
+    specs = [get_method(name)] if name else [get_method(each) for each in method_names()]
+    if as_json:
+        click.echo(show.methods_json(specs))
+    elif name:
+        show.method(specs[0])
+    else:
+        show.methods(specs)
+
+
+@app.command()
+@click.option("--out", type=click.Path(path_type=Path), help="Keep the merged models in this folder.")
+def demo(out: Path | None) -> None:
+    """Merge three tiny experts with three methods, and test which skills each merge has."""
+    from rich.console import Console
+
+    from cuvee.demo.run import run_demo
+
+    run_demo(out, Console())

@@ -1,0 +1,182 @@
+"""Runs all ops of a plan: large ones with every thread on one tensor, the others one a thread; or shared out to processes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from cuvee.engine.devices import Backend, backends_for
+from cuvee.engine.files import ShardFiles, create_shards
+from cuvee.engine.merge_op import Work, blocks_in, run_op
+from cuvee.engine.partition import Range
+from cuvee.errors import PlanError
+from cuvee.planning.ops import Plan, TensorOp
+from cuvee.progress import Progress
+from cuvee.tensors.reader import FileReader
+
+_WIDE_BLOCKS_A_THREAD = 16  # an op of more blocks than this is shared by all threads
+_MAX_THREADS = 8
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How to run a plan; nothing here changes a byte of the result (but the kind of device may change a last bit)."""
+
+    devices: str = "cpu"
+    threads: int = 0
+    processes: int = 1
+    memory: int = 1 << 30
+    allow_nonfinite: bool = False
+    block_elements: int | None = None
+
+    @property
+    def worker_threads(self) -> int:
+        """Threads of each process."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        total = self.threads or min(cores, _MAX_THREADS * self.processes)
+        return max(total // self.processes, 1)
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error: another thread failed or the user interrupted
+    """Ends a worker early."""
+
+
+def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str, Path], progress: Progress) -> None:
+    """Writes every shard of `plan` into `folder`, which exists and is empty.
+
+    Args:
+        plan: what to do.
+        folder: where the shard files go.
+        settings: with which devices, threads and memory.
+        locate: the local path of every file that the plan's sources name.
+        progress: is told of bytes and tensors; called from worker threads.
+
+    Raises:
+        CuveeError: whatever a source, a method or the disk refuses; nothing more is written then.
+
+    """
+    create_shards(folder, plan.shards)
+    ops = list(plan.ops)
+    if settings.processes > 1:
+        from cuvee.engine.processes import run_in_processes
+
+        run_in_processes(plan, folder, settings, locate, progress)
+        return
+    run_ops(plan, ops, folder, settings, locate, progress)
+
+
+def run_ops(
+    plan: Plan,
+    ops: Sequence[TensorOp],
+    folder: Path,
+    settings: EngineSettings,
+    locate: dict[str, Path],
+    progress: Progress,
+) -> None:
+    """Runs some of a plan's ops in this process."""
+    backends = backends_for(settings.devices)
+    stop = threading.Event()
+
+    def check_stop() -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    with FileReader(lambda uri: locate[uri]) as reader, ShardFiles(folder, plan.shards) as output:
+        works = [
+            Work(
+                reader=reader,
+                output=output,
+                backend=backend,
+                seed=plan.seed,
+                block_elements=_block_elements(plan, backend, settings, len(backends)),
+                allow_nonfinite=settings.allow_nonfinite,
+                model_names=tuple(model.name for model in plan.models),
+                advance=progress.advance,
+                check_stop=check_stop,
+            )
+            for backend in backends
+        ]
+        # Reductions must not depend on how many threads BLAS takes, and ours already fill the cores.
+        with threadpool_limits(limits=1, user_api="blas"):
+            _run_on_threads(ops, works, settings.worker_threads, stop, progress.finished)
+
+
+def _block_elements(plan: Plan, backend: Backend, settings: EngineSettings, devices: int) -> int:
+    """The backend's block, or a smaller one where the budget wants it."""
+    if settings.block_elements:
+        return settings.block_elements
+    widest = max((len(op.sources) for op in plan.ops), default=1)
+    each = 4 * (2 * widest + 5) * settings.worker_threads * devices  # bytes an element: arrays a block lives in
+    affordable = settings.memory // each
+    if affordable < 1 << 12:
+        raise PlanError(
+            f"{widest} models at once do not fit the memory budget",
+            expected=f"at least {each << 12} bytes",
+            found=f"{settings.memory} bytes",
+            fix="raise --memory or lower --threads",
+        )
+    return min(backend.block_elements, 1 << (affordable.bit_length() - 1))
+
+
+def _run_on_threads(
+    ops: Sequence[TensorOp],
+    works: Sequence[Work],
+    threads: int,
+    stop: threading.Event,
+    finished: Callable[[str], None],
+) -> None:
+    """All ops, over `threads` threads for each device."""
+    limit = _WIDE_BLOCKS_A_THREAD * threads
+    wide = [op for op in ops if threads > 1 and blocks_in(op, works[0].block_elements) > limit]
+    chosen = {op.name for op in wide}
+    narrow = iter([op for op in ops if op.name not in chosen])
+    lock = threading.Lock()
+
+    def lane(work: Work) -> None:
+        with work.backend.lane():
+            while True:
+                with lock:
+                    op = next(narrow, None)
+                if op is None:
+                    return
+                work.check_stop()
+                run_op(op, work)
+                finished(op.name)
+
+    with ThreadPoolExecutor(threads * len(works), thread_name_prefix="cuvee") as pool:
+        try:
+            for number, op in enumerate(wide):
+                run_op(op, works[number % len(works)], _pool_map(pool))
+                finished(op.name)
+            _wait([pool.submit(lane, work) for work in works for _ in range(threads)])
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _pool_map(pool: ThreadPoolExecutor) -> Callable[..., Iterator[Any]]:
+    """A block map over the pool's threads: results in order."""
+
+    def block_map(function: Callable[[Range], Any], spans: Iterable[Range]) -> Iterator[Any]:
+        futures = [pool.submit(function, span) for span in spans]
+        _wait(futures)
+        return (future.result() for future in futures)
+
+    return block_map
+
+
+def _wait(futures: Sequence[Future[Any]]) -> None:
+    """Waits for all, or raises what the first to fail raised."""
+    done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+    if waiting or any(future.exception() for future in done):
+        for future in waiting:
+            future.cancel()
+        raise next(error for future in done if (error := future.exception()) is not None)

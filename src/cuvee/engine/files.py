@@ -1,0 +1,52 @@
+"""The output's shard files: created at full size, then filled at offsets known from the plan, from any thread or process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typing_extensions import Self
+
+from cuvee.planning.ops import Shard
+from cuvee.tensors import disk
+from cuvee.tensors.sources import Extent
+
+
+def create_shards(folder: Path, shards: Sequence[Shard]) -> None:
+    """Creates every shard file with its header, at its full size."""
+    for shard in shards:
+        text = shard.header.encode()
+        disk.preallocate(folder / shard.name, len(text).to_bytes(8, "little") + text, shard.size)
+
+
+class ShardFiles:
+    """Open shard files to write into; safe to share between threads."""
+
+    def __init__(self, folder: Path, shards: Sequence[Shard]) -> None:
+        self._paths = [folder / shard.name for shard in shards]
+        self._descriptors = [disk.open_to_write(path) for path in self._paths]
+
+    def write(self, shard: int, offset: int, array: np.ndarray[Any, Any]) -> None:
+        """Writes an array's bytes at `offset`."""
+        raw = memoryview(np.ascontiguousarray(array).view(np.uint8))  # type: ignore[arg-type]
+        disk.write_at(self._descriptors[shard], raw, offset, self._paths[shard])
+
+    def copy_from(self, source: int, extent: Extent, shard: int, offset: int) -> None:
+        """Copies a run of bytes from the descriptor `source`."""
+        target, path = self._descriptors[shard], self._paths[shard]
+        disk.copy_range(source, extent.offset, target, offset, extent.count, extent.file, path)
+
+    def close(self) -> None:
+        """Closes every file."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,187 @@
+"""One op: scan if the method asks for it, then every block through the method and out. The only loop over a tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cuvee.engine.devices import Backend
+from cuvee.engine.files import ShardFiles
+from cuvee.engine.partition import Range, ranges, row_length
+from cuvee.errors import CheckpointError
+from cuvee.methods.registry import get_method
+from cuvee.methods.spec import MethodSpec
+from cuvee.numerics.block import Block
+from cuvee.numerics.random import derive_key
+from cuvee.numerics.scan import GRAIN, BlockMap, Scan
+from cuvee.planning.ops import TensorOp
+from cuvee.tensors.dtypes import itemsize, numpy_dtype
+from cuvee.tensors.reader import FileReader
+from cuvee.tensors.sources import Stored
+
+_LARGEST = {"F16": 65504.0, "BF16": 3.3895313892515355e38, "F32": 3.4028234663852886e38, "F64": math.inf}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every op of a run shares."""
+
+    reader: FileReader
+    output: ShardFiles
+    backend: Backend
+    seed: int
+    block_elements: int
+    allow_nonfinite: bool
+    model_names: tuple[str, ...]
+    advance: Callable[[int], None]
+    check_stop: Callable[[], None]
+
+
+def serially(function: Callable[[Range], Any], spans: Iterable[Range]) -> Iterable[Any]:
+    """The block map of a single thread."""
+    return map(function, spans)
+
+
+def run_op(op: TensorOp, work: Work, block_map: BlockMap[Any] = serially) -> None:
+    """Writes one output tensor."""
+    if op.size == 0:
+        return
+    if op.method is None:
+        _copy(op, work)
+    else:
+        _Merge(op, work, get_method(op.method), block_map).run()
+
+
+def blocks_in(op: TensorOp, block_elements: int) -> int:
+    """How many blocks an op has: what it can be shared out in."""
+    return 1 if op.method is None else len(ranges(op.shape, get_method(op.method).scope, block_elements))
+
+
+def _copy(op: TensorOp, work: Work) -> None:
+    """Bytes of the first source as they are; further sources must hold the same bytes."""
+    first = op.sources[0]
+    for other, model in zip(op.sources[1:], op.models[1:], strict=True):
+        step = GRAIN
+        dtype = numpy_dtype(op.dtype)
+        for start in range(0, op.size, step):
+            stop = min(start + step, op.size)
+            mine, theirs = (source.read(start, stop, work.reader, dtype) for source in (first, other))
+            if mine.tobytes() != theirs.tobytes():
+                raise CheckpointError(
+                    f"tensor {op.name!r} holds {op.dtype} values, which cannot be merged, and they differ",
+                    expected=f"the same values as in {work.model_names[op.models[0]]}",
+                    found=f"others in {work.model_names[model]}",
+                    tensor=op.name,
+                )
+    if isinstance(first, Stored):
+        for extent in first.extents(0, op.size):
+            work.output.copy_from(work.reader.descriptor(extent.file), extent, op.shard, op.offset)
+            work.advance(extent.count)
+        return
+    for start, stop in ranges(op.shape, "elements", work.block_elements):
+        block = first.read(start, stop, work.reader, numpy_dtype(op.dtype))
+        work.output.write(op.shard, op.offset + start * itemsize(op.dtype), block)
+        work.advance(block.nbytes)
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """The merging of one tensor."""
+
+    op: TensorOp
+    work: Work
+    spec: MethodSpec
+    block_map: BlockMap[Any]
+
+    def run(self) -> None:
+        """Scans, merges and writes the tensor."""
+        op, spec = self.op, self.spec
+        arguments: dict[str, Any] = dict(op.parameters)
+        prepared: tuple[Any, ...] = ()
+        if spec.prepare is not None:
+            scan = self.scan()
+            prepared = (spec.prepare(scan, **{name: arguments[name] for name in spec.prepare_arguments}),)
+
+        def merge(span: Range) -> None:
+            self.work.check_stop()
+            block, base = self.read(*span)
+            merged = spec.apply(block, *prepared, **arguments)
+            if base is not None:
+                merged = merged + base
+            self.write(merged, *span)
+
+        spans = ranges(op.shape, spec.scope, self.work.block_elements)
+        for _ in self.block_map(merge, spans):
+            pass
+
+    def scan(self) -> Scan:
+        """The tensor, ready to be scanned: cut by its shape alone, so that sums are the same on every run."""
+        op, spec = self.op, self.spec
+        count = len(op.sources) - (op.has_base and spec.wants == "deltas")
+
+        def read(start: int, stop: int) -> Block:
+            self.work.check_stop()
+            return self.read(start, stop)[0]
+
+        return Scan(
+            shape=op.shape,
+            models=count,
+            ranges=ranges(op.shape, spec.scope, GRAIN),
+            read=read,
+            map=self.block_map,
+            align=row_length(op.shape, spec.scope),
+        )
+
+    def read(self, start: int, stop: int) -> tuple[Block, Any]:
+        """The block of a range as the method wants it, and the base to add to the result (None if it wants weights)."""
+        op, work, spec = self.op, self.work, self.spec
+        wide = np.dtype(np.float64 if "F64" in (op.dtype, *(s.dtype for s in op.sources)) else np.float32)
+        arrays = [work.backend.load(source.read(start, stop, work.reader, wide)) for source in op.sources]
+        if spec.scope != "elements":
+            columns = op.shape[-1] if op.shape else 1
+            arrays = [array.reshape(-1, columns) for array in arrays]
+        base = None
+        if spec.wants == "deltas" and op.has_base:
+            base, *arrays = arrays
+            for array in arrays:
+                array -= base
+        return Block(tuple(arrays), start, derive_key(work.seed, op.name)), base
+
+    def write(self, merged: Any, start: int, stop: int) -> None:
+        """Rounds once and writes; non-finite values stop the merge."""
+        op, work = self.op, self.work
+        merged = merged.reshape(-1)
+        if not work.allow_nonfinite:
+            limit = _LARGEST[op.dtype]
+            low, high = float(merged.min()), float(merged.max())  # either is NaN if any element is
+            if not (-limit <= low and high <= limit) or math.isinf(low) or math.isinf(high):
+                self.refuse_nonfinite(low, high, start, stop)
+        rounded = work.backend.store(merged, op.dtype)
+        work.output.write(op.shard, op.offset + start * itemsize(op.dtype), rounded)
+        work.advance(rounded.nbytes)
+
+    def refuse_nonfinite(self, low: float, high: float, start: int, stop: int) -> None:
+        """Says which model's values are not finite, or that the result does not fit the output's dtype."""
+        op = self.op
+        for source, model in zip(op.sources, op.models, strict=True):
+            values = source.read(start, stop, self.work.reader, np.dtype(np.float64))
+            if bad := int(values.size - np.isfinite(values).sum()):
+                index = start + int(np.flatnonzero(~np.isfinite(values))[0])
+                raise CheckpointError(
+                    f"tensor {op.name!r} of {self.work.model_names[model]} holds values that are not finite",
+                    found=f"{bad} NaN or infinite in elements {start} to {stop}, the first at {index}",
+                    fix="use an undamaged checkpoint, or --allow-nonfinite to go on",
+                    tensor=op.name,
+                    checkpoint=self.work.model_names[model],
+                )
+        raise CheckpointError(
+            f"the merged tensor {op.name!r} does not fit {op.dtype}",
+            expected=f"values within +-{_LARGEST[op.dtype]:.5g}",
+            found=f"values from {low:.5g} to {high:.5g}",
+            fix="set out_dtype: bfloat16 or float32, or lower the weights; --allow-nonfinite goes on",
+            tensor=op.name,
+        )

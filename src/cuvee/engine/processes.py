@@ -1,0 +1,80 @@
+"""Shares a plan's ops out to worker processes: only op descriptions cross, each reads and writes its own byte ranges."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cuvee.planning.ops import Plan, TensorOp
+from cuvee.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from cuvee.engine.execute import EngineSettings
+
+_CHUNK_SHARE = 16  # chunks a process: enough to even out, few enough that starting one costs nothing
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker process needs, once."""
+
+    plan: Plan  # without its ops
+    folder: Path
+    settings: EngineSettings
+    locate: dict[str, Path]
+
+
+_job: list[_Job] = []
+
+
+def run_in_processes(
+    plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str, Path], progress: Progress
+) -> None:
+    """Runs all ops over `settings.processes` processes; the shard files exist."""
+    job = _Job(
+        replace(plan, ops=(), dropped=()),
+        folder,
+        replace(settings, processes=1, threads=settings.worker_threads),
+        locate,
+    )
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job,)) as pool:
+        futures = {pool.submit(_run, chunk): chunk for chunk in _chunks(plan.ops, settings.processes)}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                for op in futures[future]:
+                    progress.advance(op.nbytes)
+                    progress.finished(op.name)
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _chunks(ops: Sequence[TensorOp], processes: int) -> list[tuple[TensorOp, ...]]:
+    """Ops in chunks of about equal cost, the largest first, so that none is left over at the end."""
+    target = sum(op.bytes_read for op in ops) // (processes * _CHUNK_SHARE) + 1
+    chunks: list[list[TensorOp]] = []
+    filled = target
+    for op in sorted(ops, key=lambda op: -op.bytes_read):
+        if filled >= target:
+            chunks.append([])
+            filled = 0
+        chunks[-1].append(op)
+        filled += op.bytes_read
+    return [tuple(chunk) for chunk in chunks]
+
+
+def _adopt(job: _Job) -> None:
+    _job[:] = [job]
+
+
+def _run(ops: tuple[TensorOp, ...]) -> None:
+    from cuvee.engine.execute import run_ops
+
+    (job,) = _job
+    run_ops(job.plan, ops, job.folder, job.settings, job.locate, Silent())

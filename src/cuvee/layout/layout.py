@@ -1,0 +1,113 @@
+"""Stacks and layers from tensor names: the first number in a dotted name is the layer, what stands before it the stack.
+
+Later numbers (experts, sub-layers) stay inside their layer. Shapes and configs are not looked at here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from cuvee.layout.facts import BEFORE_LAYERS, EMBEDDINGS, HEADS, LAYER_COUNT_KEYS
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor stands: in layer `layer` of `stack` under the name `rest`; or outside all layers (`stack` is None)."""
+
+    stack: str | None
+    layer: int
+    rest: str
+
+    def name(self, layer: int | None = None) -> str:
+        """The tensor's name, in another layer if one is given."""
+        if self.stack is None:
+            return self.rest
+        return f"{self.stack}.{self.layer if layer is None else layer}.{self.rest}"
+
+
+def place_of(name: str) -> Place:
+    """Where the tensor called `name` stands."""
+    parts = name.split(".")
+    for position, part in enumerate(parts):
+        if part.isdecimal() and 0 < position < len(parts) - 1:
+            return Place(".".join(parts[:position]), int(part), ".".join(parts[position + 1 :]))
+    return Place(None, 0, name)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The layout of one checkpoint (or of one module of it).
+
+    Attributes:
+        places: tensor name -> place, in the checkpoint's order.
+
+    """
+
+    places: Mapping[str, Place]
+
+    @cached_property
+    def stacks(self) -> dict[str, list[int]]:
+        """Layer numbers of every stack, ascending; the stack with most tensors first."""
+        layers: dict[str, set[int]] = {}
+        tensors: dict[str, int] = {}
+        for place in self.places.values():
+            if place.stack is not None:
+                layers.setdefault(place.stack, set()).add(place.layer)
+                tensors[place.stack] = tensors.get(place.stack, 0) + 1
+        return {stack: sorted(layers[stack]) for stack in sorted(layers, key=lambda stack: -tensors[stack])}
+
+    @cached_property
+    def layers(self) -> dict[tuple[str, int], dict[str, str]]:
+        """(stack, layer) -> the names of its tensors, by the name they have within the layer."""
+        found: dict[tuple[str, int], dict[str, str]] = {}
+        for name, place in self.places.items():
+            if place.stack is not None:
+                found.setdefault((place.stack, place.layer), {})[place.rest] = name
+        return found
+
+    @property
+    def main_stack(self) -> str | None:
+        """The stack that slices cut: the one with most tensors."""
+        return next(iter(self.stacks), None)
+
+    def position(self, name: str) -> float:
+        """T of a tensor in [0, 1]: its layer's place in its stack; 0 outside layers, 1 in a stack of one layer."""
+        place = self.places[name]
+        if place.stack is None:
+            return 0.0
+        layers = self.stacks[place.stack]
+        return 1.0 if len(layers) == 1 else layers.index(place.layer) / (len(layers) - 1)
+
+
+def layout_of(names: Iterable[str]) -> Layout:
+    """The layout of tensors with these names."""
+    return Layout({name: place_of(name) for name in names})
+
+
+def acts_before_layers(name: str) -> bool:
+    """Whether a tensor outside the layers acts before them (embeddings) rather than after (final norm, head)."""
+    return any(part in name for part in BEFORE_LAYERS)
+
+
+def tied_embedding(names: Iterable[str], head: str) -> str | None:
+    """The embedding that the absent `head` is tied to, if `head` is a head and there is one embedding."""
+    if not head.endswith(HEADS):
+        return None
+    found = [name for name in names if name.endswith(EMBEDDINGS) and place_of(name).stack is None]
+    return found[0] if len(found) == 1 else None
+
+
+def layer_count_keys(config: Mapping[str, Any], count: int) -> tuple[tuple[str, ...], ...]:
+    """Paths of the config's values that say how many layers a stack of `count` layers has."""
+    own = [(key,) for key in LAYER_COUNT_KEYS if config.get(key) == count]
+    nested = [
+        (part, key)
+        for part in ("text_config", "llm_config", "language_config")
+        if isinstance(config.get(part), dict)
+        for key in LAYER_COUNT_KEYS
+        if config[part].get(key) == count
+    ]
+    return tuple(own + nested)

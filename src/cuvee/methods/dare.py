@@ -1,0 +1,68 @@
+"""DARE: drop changes at random, rescale the rest, then add up or elect."""
+
+from __future__ import annotations
+
+from cuvee.methods.consensus import add_up, elect
+from cuvee.methods.registry import merge_method
+from cuvee.methods.sparsify import Drop, drop
+from cuvee.methods.spec import Deltas, PerModel, Prepared
+from cuvee.numerics.block import Array
+
+_PAPER = "Yu et al. 2023, Language models are super Mario, arXiv:2311.03099"
+
+
+@merge_method("dare_linear", base="required", models=(1, None), prepare=drop, reference=_PAPER)
+def dare_linear(
+    deltas: Deltas,
+    thin: Prepared[Drop],
+    *,
+    weight: PerModel[float],
+    density: PerModel[float] = 1.0,
+    normalize: bool = False,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+    int8_mask: bool = False,
+) -> Array:
+    """Task arithmetic on randomly thinned task vectors.
+
+    Each element of d_i survives with probability p_i; then W_0 + lambda * sum_i w_i d_i. The mask depends only on seed,
+    tensor name, model position and element index.
+
+    Args:
+        weight: Strength of this model's task vector.
+        density: Probability that an element of this model's task vector survives.
+        normalize: Divide by the sum of the weights.
+        rescale: Scale each thinned task vector back to its l1 norm.
+        lambda_: Scales the merged task vector.
+        int8_mask: Accepted for old recipes; without effect.
+
+    """
+    return add_up(thin(deltas), weight, normalize=normalize, scale=lambda_)
+
+
+@merge_method("dare_ties", base="required", models=(1, None), prepare=drop, reference=_PAPER)
+def dare_ties(
+    deltas: Deltas,
+    thin: Prepared[Drop],
+    *,
+    weight: PerModel[float],
+    density: PerModel[float] = 1.0,
+    normalize: bool = False,
+    rescale: bool = True,
+    lambda_: float = 1.0,
+    int8_mask: bool = False,
+) -> Array:
+    """Randomly thinned task vectors, added where they agree on a sign.
+
+    The masks of `dare_linear` with the sign election of `ties`.
+
+    Args:
+        weight: Strength of this model's task vector.
+        density: Probability that an element of this model's task vector survives.
+        normalize: Divide each element by the sum of the weights that agree there.
+        rescale: Scale each thinned task vector back to its l1 norm.
+        lambda_: Scales the merged task vector.
+        int8_mask: Accepted for old recipes; without effect.
+
+    """
+    return elect(thin(deltas), weight, normalize=normalize, scale=lambda_)

@@ -1,0 +1,22 @@
+"""The tensor as it is: layer stacking and copies."""
+
+from __future__ import annotations
+
+from cuvee.methods.registry import merge_method
+from cuvee.methods.spec import PerModel, Weights
+from cuvee.numerics.block import Array
+
+
+@merge_method("passthrough", base="none", models=(1, 1))
+def passthrough(weights: Weights, *, scale: PerModel[float | None] = None) -> Array:
+    """One model's tensors unchanged, or times a factor.
+
+    Slices of one or several models stacked into a deeper or shallower one ("frankenmerges"). Without `scale` bytes are
+    copied and no arithmetic happens.
+
+    Args:
+        scale: Multiply the tensor by this.
+
+    """
+    (tensor,), (factor,) = weights.arrays, scale or (None,)
+    return tensor if factor is None else tensor * factor

@@ -1,0 +1,97 @@
+"""The one door through which methods come in: Cuvee's own and other people's alike.
+
+A package adds methods by an entry point in the group `cuvee.methods` that names a module; importing it runs the
+decorators.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from cuvee.errors import MethodError
+from cuvee.methods.spec import Base, MethodSpec, Scope, read_signature
+
+F = TypeVar("F", bound=Callable[..., Any])
+_BUILT_IN = ("linear", "passthrough", "slerp", "task_arithmetic", "ties", "dare")
+_specs: dict[str, MethodSpec] = {}
+
+
+def merge_method(
+    name: str,
+    *,
+    base: Base,
+    models: tuple[int, int | None],
+    scope: Scope = "elements",
+    prepare: Callable[..., Any] | None = None,
+    reference: str | None = None,
+) -> Callable[[F], F]:
+    """Registers the decorated function as the merge method `name` and gives it back unchanged.
+
+    Args:
+        name: as recipes say it.
+        base: whether a base model is `required`, `optional` (deltas are from zero without one) or `none` (a base, if
+        the recipe
+            has one, is an input like any other).
+        models: fewest and most inputs (None: any number), the base not counted unless `base` is `none`.
+        scope: `elements` if any slicing of the tensor will do, `rows` if rows must stay whole, `matrix` if all of it is
+        needed. prepare: `prepare(scan, *, some of the method's parameters)`, whose result the method's Prepared
+        argument receives. reference: the paper.
+
+    Raises:
+        MethodError: if the signature cannot be read or the name is taken.
+
+    """
+
+    def register(function: F) -> F:
+        spec = read_signature(
+            function, name=name, base=base, models=models, scope=scope, prepare=prepare, reference=reference
+        )
+        known = _specs.get(name)
+        if known is not None and known.apply.__module__ != function.__module__:
+            raise MethodError(
+                f"two merge methods are called {name!r}",
+                found=f"{known.apply.__module__} and {function.__module__}",
+                method=name,
+            )
+        _specs[name] = spec
+        return function
+
+    return register
+
+
+def get_method(name: str) -> MethodSpec:
+    """The method called `name`.
+
+    Raises:
+        MethodError: if there is none; it names the nearest.
+
+    """
+    _load()
+    if name in _specs:
+        return _specs[name]
+    near = difflib.get_close_matches(name.replace("-", "_").lower(), _specs, n=1)
+    raise MethodError(
+        f"unknown merge method {name!r}",
+        expected=", ".join(sorted(_specs)),
+        fix=f"did you mean {near[0]!r}?" if near else "`cuvee methods` explains each",
+        method=name,
+    )
+
+
+def method_names() -> tuple[str, ...]:
+    """All known methods: Cuvee's in the order of its documentation, then others'."""
+    _load()
+    return tuple(_specs)
+
+
+@cache
+def _load() -> None:
+    for module in _BUILT_IN:
+        importlib.import_module(f"cuvee.methods.{module}")
+    for entry in entry_points(group="cuvee.methods"):
+        entry.load()

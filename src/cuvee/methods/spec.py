@@ -1,0 +1,218 @@
+"""What a merge method is, as data: its parameters, what it takes and how it may be sliced.
+
+The spec is read off a function's signature once, at import. Validation, `--help`, documentation and the recipe checks
+are all derived from it; nothing about a method is told twice. This module knows no arithmetic.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from cuvee.errors import MethodError
+from cuvee.numerics.block import Block
+
+T = TypeVar("T")
+
+Wants = Literal["weights", "deltas"]
+Base = Literal["none", "optional", "required"]
+Scope = Literal["elements", "rows", "matrix"]
+
+
+class _Mark:
+    """A tag inside `Annotated` that tells the signature reader what an argument is."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+
+
+Weights = Annotated[Block, _Mark("weights")]
+"""The block's arrays are the models' own values; with a required base, the base's come first."""
+Deltas = Annotated[Block, _Mark("deltas")]
+"""The block's arrays are differences from the base, in recipe order without the base; the engine adds the base back."""
+PerModel = Annotated[tuple[T, ...], _Mark("per model")]
+"""One value for each array of the block, in the same order; recipes may set it anywhere and it is resolved per model."""
+Prepared = Annotated[T, _Mark("prepared")]
+"""What the method's `prepare` returned for this tensor."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a method, as recipes set it."""
+
+    name: str
+    """The name in recipes (`lambda`, where Python must say `lambda_`)."""
+    argument: str
+    kind: type
+    """float, int, bool or str."""
+    per_model: bool
+    default: Any
+    """The default, or `REQUIRED`."""
+    choices: tuple[Any, ...] = ()
+    help: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether a recipe must set it."""
+        return self.default is REQUIRED
+
+
+REQUIRED: Any = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One merge method."""
+
+    name: str
+    apply: Callable[..., Any]
+    prepare: Callable[..., Any] | None
+    prepare_arguments: tuple[str, ...]
+    wants: Wants
+    base: Base
+    min_models: int
+    """Fewest inputs beside the base (for `base == "none"`: fewest inputs)."""
+    max_models: int | None
+    scope: Scope
+    parameters: Mapping[str, Parameter]
+    """By recipe name, in signature order."""
+    takes_prepared: bool
+    summary: str
+    doc: str
+    reference: str | None
+
+    @property
+    def base_is_input(self) -> bool:
+        """Whether the base is merged like any other model (and takes per-model parameters)."""
+        return self.base == "none"
+
+
+def read_signature(
+    function: Callable[..., Any],
+    *,
+    name: str,
+    base: Base,
+    models: tuple[int, int | None],
+    scope: Scope,
+    prepare: Callable[..., Any] | None,
+    reference: str | None,
+) -> MethodSpec:
+    """The spec that `function`'s signature and docstring describe.
+
+    Raises:
+        MethodError: for an argument whose meaning or type is not understood.
+
+    """
+    hints = get_type_hints(function, include_extras=True)
+    wants: Wants | None = None
+    takes_prepared = False
+    parameters: dict[str, Parameter] = {}
+    docs = _argument_docs(function.__doc__ or "")
+    for argument in inspect.signature(function).parameters.values():
+        hint = hints.get(argument.name)
+        role = _role(hint)
+        if role in ("weights", "deltas"):
+            wants = typing.cast("Wants", role)
+        elif role == "prepared":
+            takes_prepared = True
+        else:
+            parameter = _parameter(name, argument, hint, docs.get(argument.name, ""))
+            parameters[parameter.name] = parameter
+    if wants is None:
+        raise MethodError(
+            f"method {name!r} does not say what it takes",
+            expected="a first argument annotated Weights or Deltas",
+            method=name,
+        )
+    if takes_prepared != (prepare is not None):
+        raise MethodError(f"method {name!r} must have both `prepare=` and a Prepared argument, or neither", method=name)
+    text = inspect.cleandoc(function.__doc__ or "")
+    return MethodSpec(
+        name=name,
+        apply=function,
+        prepare=prepare,
+        prepare_arguments=_prepare_arguments(name, prepare, parameters),
+        wants=wants,
+        base=base,
+        min_models=models[0],
+        max_models=models[1],
+        scope=scope,
+        parameters=MappingProxyType(parameters),
+        takes_prepared=takes_prepared,
+        summary=text.split("\n", 1)[0],
+        doc=text,
+        reference=reference,
+    )
+
+
+def _role(hint: Any) -> str | None:
+    if get_origin(hint) is Annotated:
+        return next((mark.role for mark in hint.__metadata__ if isinstance(mark, _Mark)), None)
+    return None
+
+
+def _parameter(method: str, argument: inspect.Parameter, hint: Any, help_text: str) -> Parameter:
+    per_model = _role(hint) == "per model"
+    if per_model:
+        hint = get_args(get_args(hint)[0])[0]
+    choices: tuple[Any, ...] = ()
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        hint = type(choices[0])
+    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)]
+    if len(kinds) != 1 or kinds[0] not in (float, int, bool, str):
+        raise MethodError(
+            f"method {method!r}: cannot read the type of argument {argument.name!r}",
+            expected="float, int, bool, str, a Literal of those, PerModel[one of those], Weights, Deltas or Prepared",
+            found=str(hint),
+            method=method,
+            parameter=argument.name,
+        )
+    return Parameter(
+        name=argument.name.rstrip("_"),
+        argument=argument.name,
+        kind=kinds[0],
+        per_model=per_model,
+        default=argument.default,
+        choices=choices,
+        help=help_text,
+    )
+
+
+def _prepare_arguments(
+    method: str, prepare: Callable[..., Any] | None, parameters: Mapping[str, Parameter]
+) -> tuple[str, ...]:
+    """The parameters that `prepare` asks for beside the scan; each must be one of the method's own."""
+    if prepare is None:
+        return ()
+    _, *wanted = inspect.signature(prepare).parameters
+    own = {parameter.argument for parameter in parameters.values()}
+    if unknown := [argument for argument in wanted if argument not in own]:
+        raise MethodError(
+            f"method {method!r}: its prepare asks for parameters the method does not have",
+            found=", ".join(unknown),
+            method=method,
+        )
+    return tuple(wanted)
+
+
+def _argument_docs(doc: str) -> dict[str, str]:
+    """The `Args:` section of a docstring, by argument name."""
+    lines = inspect.cleandoc(doc).splitlines()
+    found: dict[str, str] = {}
+    if "Args:" not in lines:
+        return found
+    current = None
+    for line in lines[lines.index("Args:") + 1 :]:
+        if line and not line.startswith(" "):
+            break
+        text = line.strip()
+        if line.startswith("    ") and not line.startswith("     ") and ":" in text:
+            current, _, text = text.partition(":")
+        if current and text:
+            found[current] = f"{found.get(current, '')} {text}".strip()
+    return found

@@ -1,0 +1,81 @@
+"""A scan: streamed passes over one tensor that give a method the few numbers it needs before it merges.
+
+The partition is fixed by the tensor's shape alone, and partial sums are added in its order, so results depend neither
+on block size nor on threads. How blocks are read, and on which device they lie, is the engine's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cuvee.numerics.arrays import dot64, to_float64_sum
+from cuvee.numerics.block import Array, Block
+from cuvee.numerics.select import Cut, select_kth_largest
+
+T = TypeVar("T")
+Range = tuple[int, int]
+GRAIN = 1 << 17
+"""Elements a scan looks at together (at least one row where rows must stay whole)."""
+
+BlockMap = Callable[[Callable[[Range], T], Iterable[Range]], Iterable[T]]
+"""Applies a function to ranges, perhaps on several threads, and gives the results in order."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One tensor, ready to be streamed.
+
+    Attributes:
+        shape: of the tensor.
+        models: how many arrays each block holds.
+        ranges: the fixed partition, as (start, stop) of flat indices.
+        read: gives the block of a range.
+        map: runs a function over ranges.
+        align: ranges start and end at multiples of this: a row's length where rows must stay whole, else 1.
+
+    """
+
+    shape: tuple[int, ...]
+    models: int
+    ranges: tuple[Range, ...]
+    read: Callable[[int, int], Block]
+    map: BlockMap[Any]
+    align: int = 1
+
+    @property
+    def size(self) -> int:
+        """Elements of the tensor."""
+        return self.ranges[-1][1] if self.ranges else 0
+
+    def each(self, function: Callable[[Block], T]) -> list[T]:
+        """`function` of every block, in order."""
+        return list(self.map(lambda span: function(self.read(*span)), self.ranges))
+
+    def sum(self, function: Callable[[Block], Sequence[Array]]) -> np.ndarray[Any, Any]:
+        """The float64 sum over the tensor of each array that `function` makes of a block; shape [number of arrays]."""
+        parts = self.each(lambda block: [to_float64_sum(array) for array in function(block)])
+        return np.sum(np.array(parts, dtype=np.float64), axis=0)
+
+    def gram(self) -> np.ndarray[Any, Any]:
+        """All dot products between the block's arrays, float64 `[models, models]`, symmetric."""
+
+        def dots(block: Block) -> list[float]:
+            return [dot64(block[i], block[j]) for i in range(self.models) for j in range(i + 1)]
+
+        total = np.sum(np.array(self.each(dots), dtype=np.float64), axis=0)
+        gram = np.zeros((self.models, self.models))
+        gram[np.tril_indices(self.models)] = total
+        return gram + np.tril(gram, -1).T
+
+    def kth_largest(self, score: Callable[[Block], Sequence[Array]], ks: Sequence[int]) -> tuple[Cut, ...]:
+        """For each array that `score` makes of a block, the cut that keeps exactly its `k` largest entries.
+
+        Scores must not be negative. Among equal scores those of lowest index are kept.
+        """
+        return select_kth_largest(
+            lambda start, stop: score(self.read(start, stop)), self.ranges, ks, self.map, self.align
+        )

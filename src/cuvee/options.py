@@ -1,0 +1,88 @@
+"""Every option of a merge, told once: the command line, mergekit's aliases and the Python API all read this dataclass."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from cuvee.errors import CuveeError
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "b": 1000**3, "g": 1000**3, "t": 1000**4}
+_BINARY = {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+DEFAULT_SEED = 0
+
+
+def option(default: Any, text: str, *flags: str, metavar: str | None = None, legacy: bool = False) -> Any:
+    """A dataclass field that knows its help text, extra flags (`-j`) and whether it only exists for old command lines."""
+    return field(default=default, metadata={"help": text, "flags": flags, "metavar": metavar, "legacy": legacy})
+
+
+def parse_size(text: str | int) -> int:
+    """Bytes meant by `5B`, `500M`, `2GB` (units of 1000, as mergekit counts) or `2GiB` (of 1024).
+
+    Raises:
+        CuveeError: if it is not a size.
+
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text).lower())
+    unit = match[2] if match else "?"
+    scale = _BINARY.get(unit) or _UNITS.get(unit) or _UNITS.get(unit.removesuffix("b"))
+    if match is None or scale is None or (size := int(float(match[1]) * scale)) <= 0:
+        raise CuveeError(f"{text!r} is not a size", expected="a number with a unit, such as 5B, 500M, 2GB or 1GiB")
+    return size
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """How to merge; what to merge is the recipe's affair."""
+
+    overwrite: bool = option(False, "Replace OUT if it exists; the old one stays until the new one is complete.")
+    strict: bool = option(False, "Treat recipe warnings, such as unknown keys, as errors.")
+    device: str = option(
+        "cpu",
+        "Where arithmetic runs: cpu (NumPy), cuda, cuda:1, cuda:0,cuda:1, mps, xpu, auto, or torch:cpu.",
+        metavar="DEV",
+    )
+    cuda: bool = option(False, "Short for --device cuda.")
+    multi_gpu: bool = option(False, "Use all CUDA devices.")
+    threads: int = option(0, "Worker threads; 0 means one a core, up to 8.", "-j", "--num-threads", metavar="N")
+    processes: int = option(1, "Worker processes, each with its share of the threads.", metavar="N")
+    memory: str = option("1GiB", "Working memory to stay within.", metavar="SIZE")
+    out_shard_size: str = option("5B", "Largest size of an output file.", metavar="SIZE")
+    random_seed: int = option(DEFAULT_SEED, "Seed for methods that draw random masks.", metavar="N")
+    copy_tokenizer: bool = option(True, "Write the tokenizer's files beside the weights.")
+    write_model_card: bool = option(True, "Write README.md and mergekit_config.yml.")
+    safe_serialization: bool = option(True, "Write safetensors; --no-safe-serialization writes PyTorch .bin files.")
+    trust_remote_code: bool = option(False, "Copy, and where needed run, code that comes with a checkpoint.")
+    allow_crimes: bool = option(False, "Allow models of different architectures.")
+    allow_nonfinite: bool = option(False, "Go on when weights hold NaN or infinities.")
+    transformers_cache: str | None = option(None, "Folder for downloaded models.", metavar="PATH")
+    lora_merge_cache: str | None = option(
+        None, "Accepted; adapters are merged on the fly.", metavar="PATH", legacy=True
+    )
+    lora_merge_dtype: str | None = option(
+        None, "Accepted; adapters are merged in float32.", metavar="DTYPE", legacy=True
+    )
+    unsafe_truncate_embeddings: bool = option(False, "Cut embeddings of different sizes to the smallest.", legacy=True)
+    gpu_rich: bool = option(False, "Short for --cuda --multi-gpu.", legacy=True)
+    low_cpu_memory: bool = option(False, "Accepted; memory is always low.", legacy=True)
+    read_to_gpu: bool = option(False, "Accepted; without effect.", legacy=True)
+    lazy_unpickle: bool = option(False, "Accepted; reading is always lazy.", legacy=True)
+    clone_tensors: bool = option(False, "Accepted; without effect.", legacy=True)
+    async_write: bool = option(False, "Accepted; writing is always asynchronous.", legacy=True)
+    write_threads: int = option(0, "Accepted; without effect.", metavar="N", legacy=True)
+
+    @property
+    def devices(self) -> str:
+        """The device string after the short forms."""
+        if self.multi_gpu or self.gpu_rich:
+            return "cuda:all"
+        return "cuda" if self.cuda and self.device == "cpu" else self.device
+
+    @property
+    def meaningless(self) -> tuple[str, ...]:
+        """Options given that no longer mean anything, as typed."""
+        names = ("low_cpu_memory", "read_to_gpu", "lazy_unpickle", "clone_tensors", "async_write", "write_threads")
+        names += ("lora_merge_cache", "lora_merge_dtype")
+        return tuple("--" + name.replace("_", "-") for name in names if getattr(self, name))

@@ -1,0 +1,149 @@
+"""The plan as data: frozen, serialisable, complete. It says what is to be done and knows nothing of how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass as validated
+
+from cuvee.tensors.dtypes import itemsize
+from cuvee.tensors.sources import Source
+
+Scalar = bool | int | float | str | None
+ParameterValue = Scalar | tuple[Scalar, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOp:
+    """One output tensor.
+
+    Attributes:
+        name: its name in the output.
+        shape: its shape.
+        dtype: safetensors code it is written in.
+        shard: which output file, counted from 0.
+        offset: byte offset of its first element in that file.
+        sources: where values come from; the base first if `has_base`.
+        models: for each source, the index of its model in `Plan.models`.
+        has_base: whether the first source is the base that deltas are taken from (or that the method wants first).
+        method: how sources become one; None copies the bytes of the first (the others must be equal).
+        parameters: the method's arguments, resolved for this tensor.
+
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    shard: int
+    offset: int
+    sources: tuple[Source, ...]
+    models: tuple[int, ...]
+    has_base: bool
+    method: str | None
+    parameters: Mapping[str, ParameterValue]
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the output."""
+        return self.size * itemsize(self.dtype)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all sources."""
+        return sum(self.size * itemsize(source.dtype) for source in self.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedModel:
+    """An input checkpoint: what the user called it, what it is beyond doubt, and a hash of its headers."""
+
+    name: str
+    identity: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """An output file: its name, its header with the length prefix, and its size in bytes."""
+
+    name: str
+    header: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A whole merge.
+
+    Attributes:
+        models: the inputs; ops and reports refer to them by position.
+        base: the model whose config and side files the output takes.
+        ops: one for each output tensor, in the order of the output files.
+        shards: the output files.
+        seed: what random masks are drawn from.
+        method: the recipe's merge method.
+        layer_counts: config paths (joined by dots) whose value becomes a new number of layers.
+        dropped: input tensors left out because the recipe does not ask for them, as (model, tensor name).
+        warnings: what the user should know before starting.
+
+    """
+
+    models: tuple[PlannedModel, ...]
+    base: int
+    ops: tuple[TensorOp, ...]
+    shards: tuple[Shard, ...]
+    seed: int
+    method: str
+    layer_counts: Mapping[str, int]
+    dropped: tuple[tuple[int, str], ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all sources of all ops (methods that scan read some of them more than once)."""
+        return sum(op.bytes_read for op in self.ops)
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes of all output files."""
+        return sum(shard.size for shard in self.shards)
+
+    @property
+    def elements(self) -> int:
+        """Parameters of the output."""
+        return sum(op.size for op in self.ops)
+
+    @property
+    def copied(self) -> int:
+        """How many tensors are copied without arithmetic."""
+        return sum(op.method is None for op in self.ops)
+
+
+_adapter: TypeAdapter[Plan] | None = None
+
+
+def _plan_adapter() -> TypeAdapter[Plan]:
+    global _adapter  # noqa: PLW0603 - building it takes 20 ms, and most merges never serialise a plan
+    if _adapter is None:
+        _adapter = TypeAdapter(validated(Plan, config=ConfigDict(ser_json_inf_nan="constants")))
+    return _adapter
+
+
+def plan_to_json(plan: Plan, indent: int | None = None) -> str:
+    """The plan as JSON text."""
+    return _plan_adapter().dump_json(plan, indent=indent).decode()
+
+
+def plan_from_json(text: str | bytes) -> Plan:
+    """The plan that `plan_to_json` wrote."""
+    value: Any = _plan_adapter().validate_json(text)
+    return value  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Everything of a finished merge beside the weights. It knows no planning, arithmetic or weights."""

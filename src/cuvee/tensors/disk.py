@@ -1,0 +1,197 @@
+"""Every file call of a merge goes through here: one seam for faults, fallbacks and other systems.
+
+It moves bytes and states what failed; it does not know what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cuvee.errors import CheckpointError, OutputError
+
+_CHUNK = 1 << 24
+_CAN_COPY_RANGE = hasattr(os, "copy_file_range")
+_CAN_ADVISE = hasattr(os, "posix_fadvise")
+# Another file system, a network mount or an old kernel may refuse the call; the plain copy then serves.
+_NOT_HERE = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
+
+
+def open_to_read(path: Path) -> int:
+    """A file descriptor to read `path`."""
+    try:
+        return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise CheckpointError(f"cannot open {path}: {error.strerror}", file=str(path)) from error
+
+
+def open_to_write(path: Path) -> int:
+    """A file descriptor to write into the existing file `path`."""
+    try:
+        return os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def read_into(descriptor: int, buffer: memoryview, offset: int, name: str) -> None:
+    """Fills `buffer` from the file's bytes at `offset`.
+
+    Raises:
+        CheckpointError: if the file ends early (it changed since its header was read) or cannot be read.
+
+    """
+    done = 0
+    try:
+        while done < len(buffer):
+            if hasattr(os, "preadv"):
+                count = os.preadv(descriptor, [buffer[done:]], offset + done)
+            else:
+                os.lseek(descriptor, offset + done, os.SEEK_SET)
+                count = os.readv(descriptor, [buffer[done:]])
+            if count == 0:
+                raise CheckpointError(
+                    f"{name} ends before its tensors do",
+                    expected=f"{len(buffer)} bytes at offset {offset}",
+                    found=f"{done} bytes",
+                    fix="the file changed or was cut short: fetch it again",
+                    file=name,
+                )
+            done += count
+    except OSError as error:
+        raise CheckpointError(f"cannot read {name}: {error.strerror}", file=name) from error
+
+
+def write_at(descriptor: int, data: memoryview, offset: int, path: Path) -> None:
+    """Writes all of `data` into the file at `offset`."""
+    done = 0
+    try:
+        while done < len(data):
+            if hasattr(os, "pwrite"):
+                done += os.pwrite(descriptor, data[done:], offset + done)
+            else:
+                os.lseek(descriptor, offset + done, os.SEEK_SET)
+                done += os.write(descriptor, data[done:])
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def copy_range(source: int, start: int, target: int, offset: int, count: int, name: str, path: Path) -> None:
+    """Copies `count` bytes between files, inside the kernel where it can (sharing blocks where the file system does)."""
+    done = 0
+    while done < count and _CAN_COPY_RANGE:
+        try:
+            moved = os.copy_file_range(source, target, min(count - done, 1 << 30), start + done, offset + done)
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise _write_error(path, error) from error
+            break
+        if moved == 0:
+            break
+        done += moved
+    buffer = memoryview(bytearray(min(_CHUNK, count - done)))
+    while done < count:
+        part = buffer[: min(_CHUNK, count - done)]
+        read_into(source, part, start + done, name)
+        write_at(target, part, offset + done, path)
+        done += len(part)
+
+
+def preallocate(path: Path, header: bytes, size: int) -> None:
+    """Creates `path` with `header` at its start and `size` bytes in all, reserved on the disk where the system can."""
+    try:
+        with path.open("xb") as file:
+            file.write(header)
+            file.flush()
+            if hasattr(os, "posix_fallocate"):
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                except OSError as error:
+                    if error.errno not in _NOT_HERE:
+                        raise
+            file.truncate(size)
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a small file whole and makes it durable."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def will_need(descriptor: int, offset: int, count: int) -> None:
+    """Tells the kernel that these bytes are read soon."""
+    if _CAN_ADVISE:
+        os.posix_fadvise(descriptor, offset, count, os.POSIX_FADV_WILLNEED)
+
+
+def release(descriptor: int, offset: int, count: int) -> None:
+    """Tells the kernel that these bytes are not needed again, so that its cache stays for others."""
+    if _CAN_ADVISE:
+        os.posix_fadvise(descriptor, offset, count, os.POSIX_FADV_DONTNEED)
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes on the file system that `path` is or would be on."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def make_directory(path: Path) -> None:
+    """Creates an empty directory; its parents too."""
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def replace_directory(new: Path, final: Path) -> None:
+    """Puts `new` where `final` is; an old one moves aside first and goes only when the new one is in place."""
+    aside = final.with_name(final.name + ".replaced")
+    try:
+        if final.exists():
+            remove_tree(aside)
+            final.rename(aside)
+        new.rename(final)
+    except OSError as error:
+        raise _write_error(final, error) from error
+    remove_tree(aside)
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a directory and all below it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+
+
+@contextmanager
+def descriptor_of(path: Path) -> Iterator[int]:
+    """A descriptor to read `path`, closed at the end."""
+    descriptor = open_to_read(path)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _write_error(path: Path, error: OSError) -> OutputError:
+    fixes = {
+        errno.ENOSPC: "free some space or choose an output on a larger disk, then run the same command again",
+        errno.EACCES: "choose an output directory that you may write to",
+        errno.EROFS: "choose an output directory that you may write to",
+        errno.EDQUOT: "your quota is used up: free some space, then run the same command again",
+    }
+    return OutputError(
+        f"cannot write {path}: {error.strerror}", fix=fixes.get(error.errno or 0), path=str(path), errno=error.errno
+    )

@@ -1,0 +1,124 @@
+"""Sources: expressions for where a tensor's values come from, evaluated for a range, never a tensor in memory.
+
+Every node answers the same few questions: `shape`, `dtype`, `extents` (the bytes that a range touches) and `read` (the
+range's values). Plans hold them, so they are frozen and serialise to JSON. What a tensor means is not known here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+from pydantic import Field
+
+from cuvee.tensors.dtypes import itemsize, numpy_dtype, promote
+
+
+class Reader(Protocol):
+    """Gives byte ranges of the files that stored pieces name."""
+
+    def read(self, file: str, offset: int, count: int) -> np.ndarray[Any, Any]:
+        """`count` bytes as uint8, in a buffer of the calling thread that the next read overwrites."""
+        ...
+
+    def read_into(self, file: str, offset: int, target: memoryview) -> None:
+        """Fills `target`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of bytes in a file."""
+
+    file: str
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor that lies in a file: row-major, `dtype` a safetensors code, `offset` in bytes from the file's start."""
+
+    file: str
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+    kind: Literal["stored"] = "stored"
+
+    def extents(self, start: int, stop: int) -> Iterator[Extent]:
+        """The bytes of elements [start, stop)."""
+        size = itemsize(self.dtype)
+        yield Extent(self.file, self.offset + start * size, (stop - start) * size)
+
+    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Elements [start, stop) as a fresh array of `dtype`."""
+        own = numpy_dtype(self.dtype)
+        offset = self.offset + start * own.itemsize
+        if own == dtype:
+            fresh = np.empty(stop - start, dtype)
+            reader.read_into(self.file, offset, memoryview(fresh.view(np.uint8)))  # type: ignore[arg-type]
+            return fresh
+        return reader.read(self.file, offset, (stop - start) * own.itemsize).view(own).astype(dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Pieces laid side by side along `axis`: how split layouts become fused ones."""
+
+    pieces: tuple[Source, ...]
+    axis: int
+    kind: Literal["joined"] = "joined"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The joined shape."""
+        first = self.pieces[0].shape
+        length = sum(piece.shape[self.axis] for piece in self.pieces)
+        return (*first[: self.axis], length, *first[self.axis + 1 :])
+
+    @property
+    def dtype(self) -> str:
+        """The narrowest dtype that holds every piece."""
+        return promote(tuple(piece.dtype for piece in self.pieces))
+
+    def extents(self, start: int, stop: int) -> Iterator[Extent]:
+        """The bytes of elements [start, stop)."""
+        for piece, _, lower, upper in self._runs(start, stop):
+            yield from piece.extents(lower, upper)
+
+    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Elements [start, stop) as a fresh array of `dtype`."""
+        fresh = np.empty(stop - start, dtype)
+        for piece, position, lower, upper in self._runs(start, stop):
+            begin = position - start
+            fresh[begin : begin + upper - lower] = piece.read(lower, upper, reader, dtype)
+        return fresh
+
+    def _runs(self, start: int, stop: int) -> Iterator[tuple[Source, int, int, int]]:
+        """(piece, position in the whole, piece's start, piece's stop) for every run that [start, stop) touches."""
+        widths = [math.prod(piece.shape[self.axis :]) for piece in self.pieces]
+        row = sum(widths)
+        for outer in range(start // row, -(-stop // row)):
+            position = outer * row
+            for piece, width in zip(self.pieces, widths, strict=True):
+                lower, upper = max(start, position), min(stop, position + width)
+                if lower < upper:
+                    shift = outer * width - position
+                    yield piece, lower, lower + shift, upper + shift
+                position += width
+
+
+Source = Annotated[Stored | Joined, Field(discriminator="kind")]
+"""Any node. Vocabulary rows, low-rank updates, dequantisation and merges of merges become further nodes."""
+
+
+def stored_pieces(source: Stored | Joined) -> Iterator[Stored]:
+    """Every stored tensor that a source is made of."""
+    if isinstance(source, Stored):
+        yield source
+    else:
+        for piece in source.pieces:
+            yield from stored_pieces(piece)
