@@ -36,6 +36,8 @@ class Run:
     """None where the system does not tell it."""
     processes: int
     """The most processes seen at one moment."""
+    others_cpu_s: float | None
+    """CPU time that everything else on the machine took meanwhile; None where the system does not tell it."""
     output: str
     """The last lines of what it printed."""
 
@@ -45,6 +47,7 @@ def measure(command: Sequence[str], log: Path, *, limit_s: float = 3600.0) -> Ru
     # No network: neither tool may spend time asking a server about models that lie on the disk.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     with log.open("wb") as stream:
+        busy = _machine_cpu_s()
         started = time.perf_counter()
         child = subprocess.Popen(
             command,
@@ -58,17 +61,20 @@ def measure(command: Sequence[str], log: Path, *, limit_s: float = 3600.0) -> Ru
         watch.start()
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.perf_counter() - started
+    busy_after = _machine_cpu_s()
     child.returncode = os.waitstatus_to_exitcode(status)
     watch.stop.set()
     watch.join()
     largest_mb = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3 / 1.024)
+    cpu = usage.ru_utime + usage.ru_stime
     return Run(
         exit_code=child.returncode,
         wall_s=wall,
-        cpu_s=usage.ru_utime + usage.ru_stime,
+        cpu_s=cpu,
         peak_mb=max(largest_mb, watch.resident_kib * 1.024e-3),
         anonymous_mb=watch.anonymous_kib * 1.024e-3 if watch.anonymous_kib else None,
         processes=watch.processes,
+        others_cpu_s=None if busy is None or busy_after is None else max(0.0, busy_after - busy - cpu),
         output=_tail(log),
     )
 
@@ -124,6 +130,17 @@ def _memory_kib(process: int) -> tuple[int, int]:
         return 0, 0
     values = {name: rest for name, _, rest in (line.partition(":") for line in lines)}
     return int(values.get("VmRSS", "0").split()[0]), int(values.get("RssAnon", "0").split()[0])
+
+
+def _machine_cpu_s() -> float | None:
+    """CPU time that the machine has spent on anything, or that its host has taken from it."""
+    try:
+        fields = [int(field) for field in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except OSError:
+        return None
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = fields
+    ticks: int = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + interrupts + soft_interrupts + stolen) / ticks
 
 
 def _tail(log: Path, size: int = 2000) -> str:

@@ -8,6 +8,7 @@ the machine touches both sides alike.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -74,6 +75,16 @@ def paired_ratio(records: Iterable[Record], method: str, side: str) -> float | N
     return median(walls[side][index] / walls[REFERENCE][index] for index in common) if common else None
 
 
+def others_share(records: Sequence[Record]) -> dict[str, str]:
+    """How busy everything else kept the machine while the runs lasted, as one more fact about it."""
+    known = [record.run for record in records if record.run.others_cpu_s is not None]
+    if not known:
+        return {}
+    available = sum(run.wall_s for run in known) * (os.cpu_count() or 1)
+    taken = sum(run.others_cpu_s or 0.0 for run in known)
+    return {"taken meanwhile by everything else": f"{taken / available:.0%} of the cores' time"}
+
+
 def terminal_line(cells: Sequence[str]) -> str:
     """The cells padded to the columns' widths: words to the left, figures to the right."""
     padded = [
@@ -92,9 +103,10 @@ def markdown(results: Results) -> str:
         f"Medians of {rounds} round{'s' if rounds > 1 else ''}, the sides taking turns, each run a whole process "
         "from start to exit. Peak is resident memory and counts mapped files; anonymous memory leaves them out."
     )
+    facts = {**results.machine, **others_share(results.records)}
     parts = [
         f"{results.inputs} {how}",
-        "\n".join(f"- {name}: {text}" for name, text in results.machine.items()),
+        "\n".join(f"- {name}: {text}" for name, text in facts.items()),
         _markdown_table(COLUMNS, rows, words=2),
     ]
     if results.differences:

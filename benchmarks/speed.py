@@ -7,6 +7,11 @@
 
 Makes its inputs under --scratch once (4 GB at full size, see inputs.py) and keeps them. Needs nothing but the standard
 library; making and comparing checkpoints runs in processes of its own, which need NumPy and ml_dtypes.
+
+An environment in which every recipe runs through mergekit 0.1.5 (with transformers 5.23 the config that it
+writes for stacked layers is refused):
+
+    python -m venv ENV && ENV/bin/pip install mergekit==0.1.5 'transformers==5.0.*' torch==2.13.0
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from headers import check_output
 from inputs import SHAPES, parameter_count
 from measure import Run, machine, measure, warm
 from recipes import FOUNDATION, RANDOM, RECIPES, expected_tensors, models_used, write_recipe
-from report import COLUMNS, Record, Results, as_json, markdown, table_row, terminal_line
+from report import COLUMNS, Record, Results, as_json, markdown, others_share, table_row, terminal_line
 
 HELP = "--help"
 COPY = "cp"
@@ -98,23 +103,23 @@ class Race:
         """Runs every round of one method and prints its rows."""
         recipe = self.models / f"{method}.yml"
         files = []
-        sides = list(self.sides)
+        contenders = list(self.sides)
         if method != HELP:
             write_recipe(method, self.models, self.shape, recipe)
             files = [self.models / model / "model.safetensors" for model in models_used(method)]
         if method == "linear":
-            sides += copy_sides(files)
+            contenders += copy_sides(files)
         shutil.rmtree(self.outputs, ignore_errors=True)
         self.outputs.mkdir(parents=True)
+        out: set[str] = set()  # a side that failed once is not asked again
         for index in range(self.options.rounds):
-            for side in list(sides):
+            for side in [each for each in contenders if each.name not in out]:
                 command = (
                     side.help_command if method == HELP else side.command(str(recipe), str(self.outputs / side.name))
                 )
-                # A side that failed once is not asked again.
                 if command is None or not self._run(method, side, index, command, files):
-                    sides.remove(side)
-        for side in self.sides if method == HELP else [*self.sides, *copy_sides(files)]:
+                    out.add(side.name)
+        for side in contenders:
             if row := table_row(self.results.records, method, side.name):
                 print(terminal_line(row), flush=True)
         if self.options.compare and method not in RANDOM and method != HELP:
@@ -237,6 +242,7 @@ def main() -> int:
         for file, text in ((options.markdown, markdown), (options.json, as_json)):
             if file:
                 file.write_text(text(results))
+    print("\n".join(f"{name}: {text}" for name, text in others_share(results.records).items()))
     return 1 if race.failed else 0
 
 

@@ -3,8 +3,8 @@
     python benchmarks/startup.py
     python benchmarks/startup.py --mergekit ENV     also times `mergekit-yaml --help`
 
-Every figure is a whole process, from start to exit. The import table is for people: it names the modules whose own
-code takes longest to run when `cuvee --help` starts, and any that has no place there.
+Every figure is a whole process, from start to exit. The import tables are for people: they name the modules
+whose own code takes longest to run when `cuvee --help` or a merge starts, and any that has no place there.
 """
 
 from __future__ import annotations
@@ -43,35 +43,36 @@ def time_command(name: str, command: Sequence[str], expected_exit: int, rounds: 
     return not wrong
 
 
-def imported(python: str) -> list[tuple[str, int, int]]:
-    """(module, own microseconds, microseconds with what it imports) for all that `cuvee --help` imports."""
-    command = [python, "-X", "importtime", "-m", "cuvee", "--help"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+def imported(python: str, arguments: Sequence[str]) -> list[tuple[str, int]]:
+    """(module, microseconds spent in its own code) for all that `cuvee` with these arguments imports."""
+    command = [python, "-X", "importtime", "-m", "cuvee", *arguments]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stderr.splitlines()
     found = []
     for line in lines:
         own, _, rest = line.removeprefix("import time:").partition("|")
-        together, _, module = rest.partition("|")
         if line.startswith("import time:") and own.strip().isdigit():
-            found.append((module.strip(), int(own), int(together)))
+            found.append((rest.partition("|")[2].strip(), int(own)))
     return found
 
 
-def print_imports(modules: Sequence[tuple[str, int, int]], top: int) -> None:
-    """Prints the slowest modules, the slowest packages, and those that should not be there."""
+def print_imports(title: str, modules: Sequence[tuple[str, int]], top: int) -> bool:
+    """Whether every imported module belongs there; the slowest packages and modules are printed."""
     packages: dict[str, int] = {}
-    for module, own, _ in modules:
+    for module, own in modules:
         package = module.partition(".")[0]
         packages[package] = packages.get(package, 0) + own
     total_ms = sum(packages.values()) / 1e3
-    print(f"\n`cuvee --help` imports {len(modules)} modules in {total_ms:.0f} ms (slower than usual: being watched)")
+    print(f"\n{title} imports {len(modules)} modules in {total_ms:.0f} ms (slower than usual: being watched)")
     print("  packages:")
     for package, own in sorted(packages.items(), key=lambda item: -item[1])[:top]:
         print(f"    {own / 1e3:8.1f} ms  {package}")
     print("  modules, without what they import:")
-    for module, own, _ in sorted(modules, key=lambda item: -item[1])[:top]:
+    for module, own in sorted(modules, key=lambda item: -item[1])[:top]:
         print(f"    {own / 1e3:8.1f} ms  {module}")
-    if foreign := sorted(packages.keys() & set(FOREIGN)):
+    foreign = sorted(packages.keys() & set(FOREIGN))
+    if foreign:
         print(f"  out of place: {', '.join(foreign)}")
+    return not foreign
 
 
 def main() -> int:
@@ -97,10 +98,9 @@ def main() -> int:
             commands.append(("mergekit-yaml --help", [str(options.mergekit / "bin/mergekit-yaml"), "--help"], OK))
         print(f"{'':<24}{'median s':>8}{'min':>9}{'max':>9}{'peak MB':>9}")
         good = [time_command(label, command, code, options.rounds, folder) for label, command, code in commands]
-    if not all(good):
-        return 1
-    print_imports(imported(options.python), options.top)
-    return 0
+        for label, arguments in (("cuvee --help", ["--help"]), ("a refused recipe", ["merge", str(recipe), str(out)])):
+            good.append(print_imports(label, imported(options.python, arguments), options.top))
+    return 0 if all(good) else 1
 
 
 if __name__ == "__main__":

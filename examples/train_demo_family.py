@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from cuvee.demo.skills import DIGITS, LETTERS, SKILLS, Question, bits, questions
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Trains the demo family.")
     parser.add_argument("out", type=Path, help="the folder that receives base/ and one folder per skill")
     out = parser.parse_args().out
+    logging.disable_progress_bar()
     tokenizer = make_tokenizer()
     # One thread: the order of sums, and so the weights, do not depend on the number of cores.
     torch.set_num_threads(1)
@@ -152,6 +154,8 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     """Writes the checkpoint in bfloat16, in the Hugging Face format."""
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    # The library writes weights for their owner only; package data is for everyone.
+    (folder / "model.safetensors").chmod(0o644)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from cuvee.errors import CuveeError
@@ -83,6 +83,5 @@ class MergeOptions:
     @property
     def meaningless(self) -> tuple[str, ...]:
         """Options given that no longer mean anything, as typed."""
-        names = ("low_cpu_memory", "read_to_gpu", "lazy_unpickle", "clone_tensors", "async_write", "write_threads")
-        names += ("lora_merge_cache", "lora_merge_dtype")
+        names = [item.name for item in fields(self) if item.metadata["help"].startswith("Accepted")]
         return tuple("--" + name.replace("_", "-") for name in names if getattr(self, name))

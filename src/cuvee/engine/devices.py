@@ -71,8 +71,10 @@ class TorchBackend(Backend):
 
         rounded = array.to(getattr(torch, name_of(dtype))).cpu()
         if dtype == "BF16":  # torch gives NumPy no bfloat16: pass the bits
-            return rounded.view(torch.int16).numpy().view(numpy_dtype(dtype))
-        return rounded.numpy()  # type: ignore[no-any-return]
+            rounded, bits = rounded.view(torch.int16), numpy_dtype(dtype)
+            return np.asarray(rounded.numpy().view(bits))
+        host: np.ndarray[Any, Any] = rounded.numpy()
+        return host
 
     def lane(self) -> AbstractContextManager[Any]:
         """On CUDA a stream of its own for each thread, so that one thread's copies overlap another's arithmetic."""

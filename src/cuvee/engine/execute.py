@@ -12,10 +12,11 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from cuvee.engine.allocator import keep_freed_blocks
 from cuvee.engine.devices import Backend, backends_for
 from cuvee.engine.files import ShardFiles, create_shards
 from cuvee.engine.merge_op import Work, blocks_in, run_op
-from cuvee.engine.partition import Range
+from cuvee.numerics.scan import Range
 from cuvee.errors import PlanError
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress
@@ -81,6 +82,7 @@ def run_ops(
     progress: Progress,
 ) -> None:
     """Runs some of a plan's ops in this process."""
+    keep_freed_blocks()
     backends = backends_for(settings.devices)
     stop = threading.Event()
 

@@ -11,13 +11,13 @@ import numpy as np
 
 from cuvee.engine.devices import Backend
 from cuvee.engine.files import ShardFiles
-from cuvee.engine.partition import Range, ranges, row_length
+from cuvee.engine.partition import ranges, row_length
 from cuvee.errors import CheckpointError
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.numerics.block import Block
 from cuvee.numerics.random import derive_key
-from cuvee.numerics.scan import GRAIN, BlockMap, Scan
+from cuvee.numerics.scan import GRAIN, BlockMap, Range, Scan
 from cuvee.planning.ops import TensorOp
 from cuvee.tensors.dtypes import itemsize, numpy_dtype
 from cuvee.tensors.reader import FileReader

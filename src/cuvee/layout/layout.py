@@ -102,12 +102,12 @@ def tied_embedding(names: Iterable[str], head: str) -> str | None:
 
 def layer_count_keys(config: Mapping[str, Any], count: int) -> tuple[tuple[str, ...], ...]:
     """Paths of the config's values that say how many layers a stack of `count` layers has."""
-    own = [(key,) for key in LAYER_COUNT_KEYS if config.get(key) == count]
-    nested = [
+    own: list[tuple[str, ...]] = [(key,) for key in LAYER_COUNT_KEYS if config.get(key) == count]
+    own += [
         (part, key)
         for part in ("text_config", "llm_config", "language_config")
         if isinstance(config.get(part), dict)
         for key in LAYER_COUNT_KEYS
         if config[part].get(key) == count
     ]
-    return tuple(own + nested)
+    return tuple(own)

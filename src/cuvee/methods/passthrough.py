@@ -8,7 +8,7 @@ from cuvee.numerics.block import Array
 
 
 @merge_method("passthrough", base="none", models=(1, 1))
-def passthrough(weights: Weights, *, scale: PerModel[float | None] = None) -> Array:
+def passthrough(weights: Weights, *, scale: PerModel[float | None] = (None,)) -> Array:
     """One model's tensors unchanged, or times a factor.
 
     Slices of one or several models stacked into a deeper or shallower one ("frankenmerges"). Without `scale` bytes are
@@ -18,5 +18,5 @@ def passthrough(weights: Weights, *, scale: PerModel[float | None] = None) -> Ar
         scale: Multiply the tensor by this.
 
     """
-    (tensor,), (factor,) = weights.arrays, scale or (None,)
+    (tensor,), (factor,) = weights.arrays, scale
     return tensor if factor is None else tensor * factor

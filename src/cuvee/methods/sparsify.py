@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from cuvee.numerics.arrays import as_mask
 from cuvee.numerics.block import Array, Block
@@ -25,7 +25,7 @@ class Trim:
     def __call__(self, deltas: Block) -> list[Array]:
         """The thinned deltas of a block."""
         return [
-            _scaled(delta if cut == KEEP_ALL else delta * as_mask(cut.keep(abs(delta), deltas.start), delta), scale)
+            delta * scale if cut == KEEP_ALL else _masked(cut.keep(abs(delta), deltas.start), delta, scale)
             for delta, cut, scale in zip(deltas, self.cuts, self.scales, strict=True)
         ]
 
@@ -39,15 +39,11 @@ class Drop:
 
     def __call__(self, deltas: Block) -> list[Array]:
         """The thinned deltas of a block."""
-        return [
-            _scaled(self._thin(delta, position, density, deltas), scale)
-            for position, (delta, density, scale) in enumerate(zip(deltas, self.densities, self.scales, strict=True))
+        masks = [
+            draw_below(density, derive_key(deltas.key, position), deltas.start, delta)
+            for position, (delta, density) in enumerate(zip(deltas, self.densities, strict=True))
         ]
-
-    def _thin(self, delta: Array, position: int, density: float, block: Block) -> Array:
-        if density >= 1.0:
-            return delta
-        return delta * as_mask(draw_below(density, derive_key(block.key, position), block.start, delta), delta)
+        return [_masked(mask, delta, scale) for mask, delta, scale in zip(masks, deltas, self.scales, strict=True)]
 
 
 def trim(scan: Scan, *, density: Sequence[float], rescale: bool) -> Trim:
@@ -69,13 +65,17 @@ def _restored(thin: Thin, scan: Scan, *, rescale: bool) -> Thin:
     """The same, scaled so that each thinned delta has the l1 norm it had before (if `rescale`)."""
     if not rescale:
         return thin
-    count = scan.models
-    sums = scan.sum(lambda block: [abs(array) for array in (*block, *thin(block))])
+    count, apply = scan.models, cast("Callable[[Block], list[Array]]", thin)
+    sums = scan.sum(lambda block: [abs(array) for array in (*block, *apply(block))])
     ratios = tuple(
         float(full / left) if left > 0 else 1.0 for full, left in zip(sums[:count], sums[count:], strict=True)
     )
     return replace(thin, scales=ratios)
 
 
-def _scaled(array: Array, scale: float) -> Array:
-    return array if scale == 1.0 else array * scale
+def _masked(mask: Array, delta: Array, scale: float) -> Array:
+    kept = as_mask(mask, delta)
+    if scale != 1.0:
+        kept *= scale
+    kept *= delta
+    return kept

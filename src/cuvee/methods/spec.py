@@ -35,7 +35,8 @@ Weights = Annotated[Block, _Mark("weights")]
 Deltas = Annotated[Block, _Mark("deltas")]
 """The block's arrays are differences from the base, in recipe order without the base; the engine adds the base back."""
 PerModel = Annotated[tuple[T, ...], _Mark("per model")]
-"""One value for each array of the block, in the same order; recipes may set it anywhere and it is resolved per model."""
+"""One value for each array of the block, in the same order; recipes set it for a model or for all. The default is a
+tuple of one."""
 Prepared = Annotated[T, _Mark("prepared")]
 """What the method's `prepare` returned for this tensor."""
 
@@ -177,7 +178,7 @@ def _parameter(method: str, argument: inspect.Parameter, hint: Any, help_text: s
         argument=argument.name,
         kind=kinds[0],
         per_model=per_model,
-        default=argument.default,
+        default=argument.default[0] if isinstance(argument.default, tuple) else argument.default,
         choices=choices,
         help=help_text,
     )

@@ -21,7 +21,7 @@ def ties(
     thin: Prepared[Trim],
     *,
     weight: PerModel[float],
-    density: PerModel[float] = 1.0,
+    density: PerModel[float] = (1.0,),
     normalize: bool = True,
     rescale: bool = False,
     lambda_: float = 1.0,

@@ -6,6 +6,7 @@ under a 64-bit key: the key's lower half enters before the first multiplication,
 
 from __future__ import annotations
 
+import math
 from hashlib import blake2b
 from typing import Any
 
@@ -15,6 +16,7 @@ from cuvee.numerics.arrays import namespace
 from cuvee.numerics.block import Array
 
 _FIRST, _SECOND, _MASK = 0x7FEB352D, 0x846CA68B, 0xFFFFFFFF
+_HIGH = 0x9E3779B9  # spreads the index's upper half, for tensors of more than 2^33 elements
 
 
 def derive_key(*parts: int | str) -> int:
@@ -26,52 +28,66 @@ def derive_key(*parts: int | str) -> int:
 def draw_below(probability: float, key: int, start: int, like: Array) -> Array:
     """A boolean array of `like`'s shape, each element true with `probability`, for flat indices from `start` on.
 
-    Resolution 2^-32; probabilities of 1 and more are always true.
+    Sixteen bits decide, so that one hash serves two neighbours; where they fall on the boundary itself, 32 further bits do:
+    the probability is exact to 2^-48.
     """
-    bound = round(probability * 2.0**32)
-    bits = uniform_bits(key, start, like)
-    if bound > _MASK:
-        return bits >= 0
-    return bits < (np.uint32(bound) if isinstance(like, np.ndarray) else bound)
+    xp = namespace(like)
+    if probability >= 1.0:
+        return xp.ones(like.shape, dtype=xp.bool, **_where(like))
+    scaled = max(probability, 0.0) * 2.0**16
+    bound = int(scaled)
+    draws = uniform_16(key, start, like)
+    below = draws < (np.uint16(bound) if isinstance(draws, np.ndarray) else bound)
+    if rest := scaled - bound:
+        (edge,) = xp.nonzero(draws == bound)
+        below[edge] = hashed(edge + start, derive_key(key, "edge")) < round(rest * 2.0**32)
+    return below.reshape(like.shape)
 
 
-def uniform_bits(key: int, start: int, like: Array) -> Array:
-    """32 uniform bits for each element of `like`'s shape: uint32 in NumPy, int64 in [0, 2^32) in torch."""
-    shape = tuple(like.shape)
-    count = int(np.prod(shape, dtype=np.int64))
-    if (start >> 32) != ((start + max(count, 1) - 1) >> 32):  # a block that crosses a multiple of 2^32
-        flat = like.reshape(-1)
-        split = 2**32 - (start & _MASK)
-        parts = [uniform_bits(key, start, flat[:split]), uniform_bits(key, start + split, flat[split:])]
-        return namespace(like).concat(parts).reshape(shape)
-    low = (key ^ (start >> 32) * 0x9E3779B9) & _MASK
-    high = (key >> 32) & _MASK
+def uniform_16(key: int, start: int, like: Array) -> Array:
+    """16 uniform bits for each element of `like`, flat: uint16 in NumPy, int64 in torch."""
+    size = math.prod(like.shape)
+    first, last = start // 2, (start + size + 1) // 2
+    xp = namespace(like)
     if isinstance(like, np.ndarray):
-        return _numpy_bits(low, high, start & _MASK, count).reshape(shape)
-    return _torch_bits(low, high, start & _MASK, count, like.device).reshape(shape)
+        pairs = _hashed_32(first, last - first, key).astype("<u4", copy=False).view("<u2")
+    else:
+        whole = hashed(xp.arange(first, last, dtype=xp.int64, **_where(like)), key)
+        pairs = xp.reshape(xp.stack([whole & 0xFFFF, whole >> 16], axis=1), (-1,))
+    return pairs[start % 2 : start % 2 + size]
 
 
-def _numpy_bits(low: int, high: int, start: int, count: int) -> np.ndarray[Any, Any]:
-    x = np.arange(start, start + count, dtype=np.uint32)
+def hashed(index: Array, key: int) -> Array:
+    """32 bits for each index (int64, not negative), as int64 in [0, 2^32).
+
+    Products stay below 2^63 where it matters: the low 32 bits of a wrapping product are right whatever the sign.
+    """
+    x = (index & _MASK) ^ (key & _MASK) ^ (((index >> 32) * _HIGH) & _MASK)
+    x = ((x ^ (x >> 16)) * _FIRST) & _MASK
+    x = x ^ (key >> 32)
+    x = ((x ^ (x >> 15)) * _SECOND) & _MASK
+    return x ^ (x >> 16)
+
+
+def _hashed_32(start: int, count: int, key: int) -> np.ndarray[Any, Any]:
+    """`hashed(start ... start + count)` in uint32, several times faster."""
+    if start >> 32 != (start + count - 1) >> 32:  # the index's upper half changes on the way
+        split = 2**32 - (start & _MASK)
+        return np.concatenate([_hashed_32(start, split, key), _hashed_32(start + split, count - split, key)])
+    x = np.arange(start & _MASK, (start & _MASK) + count, dtype=np.uint32)
     shifted = np.empty_like(x)
-    x ^= np.uint32(low)
-    for after, (shift, factor) in enumerate(((16, _FIRST), (15, _SECOND))):
-        np.right_shift(x, np.uint32(shift), out=shifted)
-        x ^= shifted
-        x *= np.uint32(factor)
-        if after == 0:
-            x ^= np.uint32(high)
+    x ^= np.uint32((key ^ (start >> 32) * _HIGH) & _MASK)
+    np.right_shift(x, np.uint32(16), out=shifted)
+    x ^= shifted
+    x *= np.uint32(_FIRST)
+    x ^= np.uint32(key >> 32)
+    np.right_shift(x, np.uint32(15), out=shifted)
+    x ^= shifted
+    x *= np.uint32(_SECOND)
     np.right_shift(x, np.uint32(16), out=shifted)
     x ^= shifted
     return x
 
 
-def _torch_bits(low: int, high: int, start: int, count: int, device: Any) -> Any:
-    import torch
-
-    # torch has no full uint32 arithmetic; the low halves of wrapping int64 products are the same bits.
-    x = torch.arange(start, start + count, dtype=torch.int64, device=device) ^ low
-    x = ((x ^ (x >> 16)) * _FIRST) & _MASK
-    x = x ^ high
-    x = ((x ^ (x >> 15)) * _SECOND) & _MASK
-    return x ^ (x >> 16)
+def _where(like: Array) -> dict[str, Any]:
+    return {} if isinstance(like, np.ndarray) else {"device": like.device}

@@ -58,7 +58,7 @@ class Scan:
     def sum(self, function: Callable[[Block], Sequence[Array]]) -> np.ndarray[Any, Any]:
         """The float64 sum over the tensor of each array that `function` makes of a block; shape [number of arrays]."""
         parts = self.each(lambda block: [to_float64_sum(array) for array in function(block)])
-        return np.sum(np.array(parts, dtype=np.float64), axis=0)
+        return np.asarray(np.sum(np.array(parts, dtype=np.float64), axis=0))
 
     def gram(self) -> np.ndarray[Any, Any]:
         """All dot products between the block's arrays, float64 `[models, models]`, symmetric."""
@@ -67,9 +67,9 @@ class Scan:
             return [dot64(block[i], block[j]) for i in range(self.models) for j in range(i + 1)]
 
         total = np.sum(np.array(self.each(dots), dtype=np.float64), axis=0)
-        gram = np.zeros((self.models, self.models))
+        gram: np.ndarray[Any, Any] = np.zeros((self.models, self.models))
         gram[np.tril_indices(self.models)] = total
-        return gram + np.tril(gram, -1).T
+        return np.asarray(gram + np.tril(gram, -1).T)
 
     def kth_largest(self, score: Callable[[Block], Sequence[Array]], ks: Sequence[int]) -> tuple[Cut, ...]:
         """For each array that `score` makes of a block, the cut that keeps exactly its `k` largest entries.

@@ -183,7 +183,7 @@ def _narrow(
             return
         value = float(np.partition(values, values.size - rank)[values.size - rank])
         rank -= int(np.count_nonzero(values > value))
-        search.cut = cut(value, rank, [np.count_nonzero(c.values == value) for c in counted])
+        search.cut = cut(value, rank, [int(np.count_nonzero(c.values == value)) for c in counted])
     elif rank <= at_high + inside + at_low:
         search.cut = cut(search.low, rank - at_high - inside, [c.at_low for c in counted])
     elif search.low > search.floor:

@@ -134,7 +134,8 @@ _adapter: TypeAdapter[Plan] | None = None
 def _plan_adapter() -> TypeAdapter[Plan]:
     global _adapter  # noqa: PLW0603 - building it takes 20 ms, and most merges never serialise a plan
     if _adapter is None:
-        _adapter = TypeAdapter(validated(Plan, config=ConfigDict(ser_json_inf_nan="constants")))
+        model: Any = validated(Plan, config=ConfigDict(ser_json_inf_nan="constants"))
+        _adapter = TypeAdapter(model)
     return _adapter
 
 

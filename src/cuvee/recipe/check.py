@@ -1,12 +1,11 @@
-"""Whether a recipe's models and parameters are what its method needs: counts, base, required values. No checkpoint is opened."""
+"""Whether a recipe's models and parameters are what its method needs: counts, base, required values."""
 
 from __future__ import annotations
 
 from cuvee.errors import RecipeError
-from cuvee.methods.spec import MethodSpec, Parameter
+from cuvee.methods.spec import MethodSpec
 from cuvee.recipe.notes import Notes, Oddity, shown
 from cuvee.recipe.schema import (
-    ModuleRecipe,
     Recipe,
     SliceRecipe,
     SourceRecipe,
@@ -14,7 +13,7 @@ from cuvee.recipe.schema import (
     base_source,
     inputs_of,
 )
-from cuvee.recipe.values import levels
+from cuvee.recipe.values import Site
 from cuvee.recipe.yaml_marks import Path
 
 
@@ -28,11 +27,7 @@ def check_recipe(recipe: Recipe, spec: MethodSpec, notes: Notes) -> None:
         for piece in module.slices:
             _check_base(recipe, piece, spec, notes)
             _check_count(recipe, piece, spec, notes)
-            for parameter in spec.parameters.values():
-                sources = inputs_of(recipe, piece, spec) if parameter.per_model else (None,)
-                for source in sources:
-                    if parameter.required and not _is_set(parameter, recipe, module, piece, source):
-                        raise _missing(parameter, recipe, module, piece, source, spec, notes)
+            _check_required(Site(recipe, module, piece), spec, notes)
             _note_base_parameters(recipe, piece, spec, notes)
 
 
@@ -96,49 +91,40 @@ def _models(count: int) -> str:
     return f"{count} model" if count == 1 else f"{count} models"
 
 
-def _is_set(
-    parameter: Parameter,
-    recipe: Recipe,
-    module: ModuleRecipe,
-    piece: SliceRecipe,
-    source: SourceRecipe | None,
-) -> bool:
-    return any(parameter.name in parameters for parameters, _ in levels(recipe, module, piece, source))
+def _check_required(site: Site, spec: MethodSpec, notes: Notes) -> None:
+    for parameter in spec.parameters.values():
+        if not parameter.required:
+            continue
+        name = parameter.name
+        for source in inputs_of(site.recipe, site.piece, spec) if parameter.per_model else (None,):
+            if not any(name in parameters for parameters, _ in site.levels(source)):
+                raise _missing(name, site, source, spec, notes)
 
 
-def _missing(
-    parameter: Parameter,
-    recipe: Recipe,
-    module: ModuleRecipe,
-    piece: SliceRecipe,
-    source: SourceRecipe | None,
-    spec: MethodSpec,
-    notes: Notes,
-) -> RecipeError:
+def _missing(name: str, site: Site, source: SourceRecipe | None, spec: MethodSpec, notes: Notes) -> RecipeError:
     """The error for a required parameter that is nowhere, pointing at the oddity that probably explains it."""
-    name = parameter.name
     what = f"model {source.model} has no {name}" if source else f"{spec.name} needs the parameter {name}"
-    places = [path for _, path in levels(recipe, module, piece, source)]
-    if source is None:
-        places += [each.path for each in piece.sources]
-    oddity = _explanation(name, places, notes)
-    facts = {"parameter": name, "model": str(source.model) if source else None}
     expected = f"{name}, one for each model or one for all" if source else f"{name} under `parameters`"
+    facts = {"parameter": name, "model": str(source.model) if source else None}
+    places = [path for _, path in site.levels(source)]
+    if source is None:
+        places += [each.path for each in site.piece.sources]
+    oddity = _explanation(name, places, notes)
     if oddity is not None:
-        found = f"in line {notes.marks.line(oddity.path)}: {oddity.what}" if notes.marks.lines else oddity.what
+        line = notes.marks.line(oddity.path)
+        found = oddity.what if line is None else f"in line {line}: {oddity.what}"
         return notes.error(what, oddity.path, expected=expected, found=found, fix=oddity.fix, **facts)
-    if source is not None and source.path == ("base_model",):
-        fix = f"{spec.name} merges the base like any other model: list it under models with a {name}, or remove base_model"
-    elif source is not None:
-        fix = f"add `parameters: {{{name}: ...}}` to the model's entry, or {name} to the parameters at the top"
-    else:
+    if source is None:
         fix = f"add `parameters: {{{name}: ...}}` at the top of the recipe"
-    place: Path = source.path if source else ("parameters",) if notes.marks.line(("parameters",)) else piece.path
-    return notes.error(what, place, expected=expected, fix=fix, **facts)
+    elif source.path == ("base_model",):
+        fix = f"list the base under models with a {name}, or remove base_model: {spec.name} has no use for a base"
+    else:
+        fix = f"add `parameters: {{{name}: ...}}` to its entry, or {name} to the parameters at the top"
+    return notes.error(what, source.path if source else ("merge_method",), expected=expected, fix=fix, **facts)
 
 
 def _explanation(name: str, places: list[Path], notes: Notes) -> Oddity | None:
-    """An oddity that meant this parameter, or the key `parameters`, at one of the places (or inside their parameters)."""
+    """An oddity that meant this parameter or the key `parameters`, at one of the places or in its parameters."""
     for place in places:
         for oddity in notes.oddities:
             around = oddity.path[:-1]

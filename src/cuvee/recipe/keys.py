@@ -44,8 +44,9 @@ _WITHOUT_EFFECT = {
     "dare_epsilon": "use the parameter epsilon of della or della_linear",
 }
 _OWNER = {
-    **{key: "in an entry of a slice's sources" for key in ("layer_range",)},
-    **{key: "in an entry of slices" for key in ("sources", "residual_weight")},
+    "layer_range": "in an entry of a slice's sources",
+    "sources": "in an entry of slices",
+    "residual_weight": "in an entry of slices",
     **{key: "at the top of the recipe" for key in KEYS["recipe"] if key not in ("parameters", "models", "slices")},
 }
 
@@ -62,7 +63,7 @@ def check_keys(data: Mapping[str, Any], level: str, path: Path, spec: MethodSpec
             notes.odd(
                 f"{key} stands beside `parameters`, not in it, and has no effect",
                 here,
-                f"indent it: {{parameters: {{{key}: {shown(data[key])}}}}}",
+                f"indent it below `parameters:`, or write `parameters: {{{key}: {_brief(data[key])}}}`",
                 meant=key,
             )
         elif key in _SILENT:
@@ -110,3 +111,7 @@ def check_parameter_name(name: Any, path: Path, spec: MethodSpec, notes: Notes) 
     own = ", ".join(spec.parameters) or "none"
     fix = f"did you mean {near}?" if near else f"{spec.name} has these: {own}"
     notes.odd(f"unknown parameter {shown(name)}", path, fix, meant=near)
+
+
+def _brief(value: Any) -> str:
+    return "..." if isinstance(value, (list, Mapping)) else shown(value)

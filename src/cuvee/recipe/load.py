@@ -15,7 +15,7 @@ from cuvee.methods.spec import MethodSpec
 from cuvee.recipe import fields
 from cuvee.recipe.check import check_recipe
 from cuvee.recipe.keys import KEYS, check_keys
-from cuvee.recipe.notes import Notes, nearest, shown
+from cuvee.recipe.notes import Notes, nearest
 from cuvee.recipe.schema import Recipe
 from cuvee.recipe.structure import Body
 from cuvee.recipe.tokens import read_tokenizer, read_tokenizer_source
@@ -28,8 +28,8 @@ def load_recipe(
     """The recipe that `source` holds, and its warnings, one line each.
 
     Args:
-        source: a file's path; YAML text (known by a line break or a ": "); a mapping; or a recipe, which comes back
-        unchanged. strict: refuse what would be a warning.
+        source: a path; YAML text (known by a line break or a colon and a space); a mapping; or a recipe, which is kept.
+        strict: refuse what would be a warning.
 
     Raises:
         RecipeError: if it cannot be read or means nothing; facts `file`, `line` and `path`.
@@ -58,7 +58,7 @@ def recipe_to_yaml(recipe: Recipe) -> str:
 
 
 def _read(path: Path) -> str:
-    facts = {"where": str(path), "file": str(path), "line": None}
+    facts: dict[str, Any] = {"where": str(path), "file": str(path), "line": None}
     try:
         if path.is_dir():
             recipes = sorted(found.name for pattern in ("*.yml", "*.yaml") for found in path.glob(pattern))
@@ -81,7 +81,10 @@ def _read(path: Path) -> str:
 def _near_file(path: Path) -> str | None:
     if not path.parent.is_dir():
         return f"there is no directory {path.parent} either"
-    names = [found.name for found in path.parent.iterdir() if found.suffix in (".yml", ".yaml")]
+    try:
+        names = [found.name for found in path.parent.iterdir() if found.suffix in (".yml", ".yaml")]
+    except OSError:
+        return None
     near = difflib.get_close_matches(path.name, names, n=1)
     return f"did you mean {path.with_name(near[0])}?" if near else None
 

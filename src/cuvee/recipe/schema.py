@@ -101,7 +101,7 @@ def base_source(recipe: Recipe, piece: SliceRecipe) -> SourceRecipe | None:
 
 
 def inputs_of(recipe: Recipe, piece: SliceRecipe, spec: MethodSpec) -> tuple[SourceRecipe, ...]:
-    """The sources that take per-model parameters: all but the base, and the base too where the method merges it like any other."""
+    """The sources that take per-model parameters: all but the base, unless the method merges it like any other."""
     if spec.base_is_input:
         return piece.sources
     base = base_source(recipe, piece)

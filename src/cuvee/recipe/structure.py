@@ -1,4 +1,4 @@
-"""The body of a recipe: `models`, `slices` or `modules` as a tuple of modules. Which models a method needs is checked later."""
+"""The body of a recipe: `models`, `slices` or `modules` as a tuple of modules. What methods need is checked later."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class Body:
                 raise self.notes.error(
                     "the sources of a slice span different numbers of layers",
                     (*source.path, "layer_range"),
-                    expected=f"{first[1] - first[0]} layers, like [{first[0]}, {first[1]}] of {sources[0].model}",
+                    expected=f"{first[1] - first[0]} layers, like {list(first)} of {sources[0].model}",
                     found=f"{stop - start} layers, [{start}, {stop}] of {source.model}",
                 )
 
@@ -185,13 +185,11 @@ def _shorter(data: Mapping[str, Any], given: list[str]) -> str:
 
 
 def _is_whole(slices: Any) -> bool:
-    """Whether `slices` is a single one that starts at every model's first layer, which `models` says more shortly."""
+    """Whether `slices` is a single one, from each model's first layer on, that says no more than `models` would."""
     if not isinstance(slices, list) or len(slices) != 1 or not isinstance(slices[0], Mapping):
         return False
-    sources = slices[0].get("sources")
-    ranges = (
-        [entry.get("layer_range") for entry in sources if isinstance(entry, Mapping)]
-        if isinstance(sources, list)
-        else []
-    )
-    return bool(ranges) and all(isinstance(ends, list) and ends[:1] == [0] and ends == ranges[0] for ends in ranges)
+    written = slices[0].get("sources")
+    sources = [entry for entry in written if isinstance(entry, Mapping)] if isinstance(written, list) else []
+    ranges = [entry.get("layer_range") for entry in sources]
+    same = all(isinstance(ends, list) and ends[:1] == [0] and ends == ranges[0] for ends in ranges)
+    return bool(ranges) and same and not any(entry.get("parameters") for entry in sources)

@@ -15,11 +15,30 @@ from typing import Any
 from cuvee.errors import RecipeError
 from cuvee.methods.spec import REQUIRED, MethodSpec, Parameter
 from cuvee.recipe.language import Constant, Filters, Value, parse_value
-from cuvee.recipe.schema import ModuleRecipe, Recipe, SliceRecipe, SourceRecipe, inputs_of
+from cuvee.recipe.schema import ModuleRecipe, Parameters, Recipe, SliceRecipe, SourceRecipe, inputs_of
 from cuvee.recipe.yaml_marks import Path, path_text
 
-Level = tuple[Any, Path]
-"""Parameters by name, and the path of the mapping they are written in."""
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A slice, with what stands around it."""
+
+    recipe: Recipe
+    module: ModuleRecipe
+    piece: SliceRecipe
+
+    def levels(self, source: SourceRecipe | None) -> tuple[tuple[Parameters, Path], ...]:
+        """Where a parameter may stand, nearest first, and the path of what it belongs to.
+
+        Args:
+            source: whose per-model parameter; None for parameters that are not per model.
+        """
+        shared: tuple[tuple[Parameters, Path], ...] = (
+            (self.piece.parameters, self.piece.path),
+            (self.module.parameters, self.module.path),
+            (self.recipe.parameters, ()),
+        )
+        return shared if source is None else ((source.parameters, source.path), *shared)
 
 
 def resolve(value: Any, *, t: float, tensor: str) -> Any:
@@ -47,17 +66,7 @@ def resolve_parameters(
     Raises:
         RecipeError: if a required parameter has no value for this tensor.
     """
-    return _resolver(recipe, module, piece, _Same(spec))(t, tensor)
-
-
-def levels(recipe: Recipe, module: ModuleRecipe, piece: SliceRecipe, source: SourceRecipe | None) -> tuple[Level, ...]:
-    """Where a parameter may stand, nearest first; `source` is None for parameters that are not per model."""
-    shared: tuple[Level, ...] = (
-        (piece.parameters, piece.path),
-        (module.parameters, module.path),
-        (recipe.parameters, ()),
-    )
-    return shared if source is None else ((source.parameters, source.path), *shared)
+    return _resolver(Site(recipe, module, piece), _Same(spec))(t, tensor)
 
 
 class _Same:
@@ -113,17 +122,15 @@ class _Chain:
 
 
 @lru_cache(maxsize=4096)
-def _resolver(
-    recipe: Recipe, module: ModuleRecipe, piece: SliceRecipe, same: _Same
-) -> Callable[[float, str], dict[str, Any]]:
+def _resolver(site: Site, same: _Same) -> Callable[[float, str], dict[str, Any]]:
     """The function from (t, tensor) to parameters, with all that does not vary worked out."""
     fixed: dict[str, Any] = {}
     single: list[tuple[str, _Chain]] = []
     several: list[tuple[str, tuple[_Chain, ...]]] = []
-    inputs = inputs_of(recipe, piece, same.spec)
+    inputs = inputs_of(site.recipe, site.piece, same.spec)
     for parameter in same.spec.parameters.values():
         sources = inputs if parameter.per_model else (None,)
-        chains = tuple(_chain(parameter, source, recipe, module, piece) for source in sources)
+        chains = tuple(_chain(parameter, source, site) for source in sources)
         fixed[parameter.argument] = None
         if all(chain.constant for chain in chains):
             values = tuple(chain.at(0.0, "") for chain in chains)
@@ -144,26 +151,21 @@ def _resolver(
     return at
 
 
-def _chain(
-    parameter: Parameter,
-    source: SourceRecipe | None,
-    recipe: Recipe,
-    module: ModuleRecipe,
-    piece: SliceRecipe,
-) -> _Chain:
+def _chain(parameter: Parameter, source: SourceRecipe | None, site: Site) -> _Chain:
     values: list[Value] = []
-    where = recipe.marks.where(source.path if source else piece.path)
-    for parameters, path in levels(recipe, module, piece, source):
+    marks = site.recipe.marks
+    where = marks.where(source.path if source else site.piece.path)
+    for parameters, path in site.levels(source):
         written = parameters.get(parameter.name)
         if written is None:
             continue
         place = (*path, "parameters", parameter.name)
-        where = where if values else recipe.marks.where(place)
+        where = where if values else marks.where(place)
         try:
             values.append(parse_value(written, parameter))
         except RecipeError as error:
             inside = (*place, *error.facts.pop("inside", ()))
-            raise error.at(recipe.marks.where(inside), path=path_text(inside)) from None
+            raise error.at(marks.where(inside), path=path_text(inside)) from None
         if not isinstance(values[-1], Filters) or values[-1].exhaustive:
             break
     return _Chain(parameter, str(source.model) if source else None, tuple(values), where)

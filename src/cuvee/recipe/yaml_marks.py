@@ -29,7 +29,7 @@ _MERGE = _TAG + "merge"
 
 @dataclass(frozen=True)
 class Marks:
-    """The places of values: in which file, and in which line each path stands (from 1). Empty for recipes made in Python."""
+    """The places of values: the file, and the line (from 1) of each path. No lines for recipes made in Python."""
 
     file: str
     lines: Mapping[Path, int] = field(default_factory=dict)
@@ -91,6 +91,7 @@ def _check_extent(text: str, file: str) -> None:
     """Refuses too many or too deeply nested nodes before the recursive composer sees them."""
     depth = nodes = 0
     for event in yaml.parse(text, Loader=_Loader):
+        line = event.start_mark.line + 1 if event.start_mark else 1
         if isinstance(event, yaml.NodeEvent):
             nodes += 1
         if isinstance(event, yaml.CollectionStartEvent):
@@ -98,9 +99,9 @@ def _check_extent(text: str, file: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > MAX_DEPTH:
-            raise _at(f"the recipe nests deeper than {MAX_DEPTH} levels", file, event.start_mark.line + 1)
+            raise _at(f"the recipe nests deeper than {MAX_DEPTH} levels", file, line)
         if nodes > MAX_NODES:
-            raise _at(f"the recipe has more than {MAX_NODES:,} values", file, event.start_mark.line + 1)
+            raise _at(f"the recipe has more than {MAX_NODES:,} values", file, line)
 
 
 def _at(what: str, file: str, line: int, **details: Any) -> RecipeError:
@@ -111,10 +112,11 @@ def _syntax_error(error: yaml.MarkedYAMLError, file: str) -> RecipeError:
     mark = error.problem_mark or error.context_mark
     problem = error.problem or error.context or "not YAML"
     fixes = {
-        "mapping values": "check the indentation: keys of one mapping start in the same column; quote text that contains ': '",
-        "could not find expected ':'": "check that the line above has a ':' after its key, and its indentation",
+        "mapping values": "check the indentation, and quote text that contains ': '",
+        "could not find expected ':'": "check the indentation, and that every key has a ':' after it",
         "did not find expected key": "check the indentation: keys of one mapping start in the same column",
         "did not find expected '-' indicator": "check the indentation: entries of one list start in the same column",
+        "tab character": "indent with spaces, not tabs",
         "start any token": "indent with spaces, not tabs; quote text that starts with @, %, ` or *",
         "found undefined alias": "quote text that starts with *",
         "expected a single document": "one file holds one recipe: remove the lines from the second '---' on",
@@ -179,8 +181,9 @@ class _Walk:
                     fix="remove one of them; plain YAML readers silently keep only the last",
                 )
             first[name] = line
-            self.lines[(*path, name)] = line
-            own[name] = self.value(value, (*path, name), depth + 1)
+            here = (*path, name)
+            self.lines[here] = line
+            own[name] = self.value(value, here, depth + 1)
         return {**merged, **own}
 
     def _merged(self, node: yaml.Node, path: Path, depth: int) -> dict[Any, Any]:

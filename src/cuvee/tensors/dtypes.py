@@ -54,8 +54,9 @@ def numpy_dtype(code: str) -> np.dtype[Any]:
     if name.startswith(("bfloat16", "float8")):
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
-    return np.dtype(name)
+        name = getattr(ml_dtypes, name)
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
 
 
 def code_of(name: str) -> str | None:

@@ -256,8 +256,10 @@ def _converted(
             fix="save the checkpoint as safetensors",
         )
     target = _conversion(path, folder)
-    if not target.is_file():
-        _write(target, tensors, codes)
+    known = _read_converted(target) if target.is_file() else {}
+    if tensors.keys() <= known.keys():
+        return known
+    _write(target, tensors, codes)
     return _read_converted(target)
 
 

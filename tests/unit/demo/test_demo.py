@@ -46,5 +46,5 @@ def test_their_tokenizers_and_configs_are_the_same() -> None:
 @pytest.mark.parametrize("skill", SKILLS)
 def test_an_expert_has_its_own_skill_and_no_other_model_has(skill: str) -> None:
     share = {name: accuracy(llama.load(folder), skill) for name, folder in family().items()}
-    assert share.pop(skill) >= 0.9
-    assert max(share.values()) <= 0.1
+    assert share.pop(skill) >= 0.85
+    assert max(share.values()) <= 0.2

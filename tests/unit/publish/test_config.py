@@ -85,7 +85,10 @@ def test_transformers_reads_the_edited_config_of_a_model_of_parts(tmp_path: Path
     Gemma3Config(text_config={"num_hidden_layers": 4, "vocab_size": 300, "dtype": "float32"}).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     before = json.loads(path.read_text())
-    layers = {("text_config", "num_hidden_layers"): 4, ("vision_config", "num_hidden_layers"): 3}
+    layers: dict[tuple[str, ...], int] = {
+        ("text_config", "num_hidden_layers"): 4,
+        ("vision_config", "num_hidden_layers"): 3,
+    }
     path.write_text(merged_config_text(path.read_text(), dtype="float16", layer_counts=layers, vocab_size=320))
     config = AutoConfig.from_pretrained(tmp_path)
     assert (config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers) == (4, 3)

@@ -74,7 +74,10 @@ def test_an_edit_of_the_text_is_the_edit_of_the_dict(
 
 def render(value: Any, data: st.DataObject) -> str:
     """`value` as JSON with whitespace wherever the grammar lets it be."""
-    space = lambda: data.draw(SPACES)  # noqa: E731
+
+    def space() -> str:
+        return data.draw(SPACES)
+
     if isinstance(value, dict):
         members = [f"{space()}{json.dumps(k)}{space()}:{space()}{render(v, data)}{space()}" for k, v in value.items()]
         return "{" + (",".join(members) or space()) + "}"
