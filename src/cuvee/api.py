@@ -23,6 +23,8 @@ from cuvee.progress import Progress, Silent
 from cuvee.publish.card import CardInput, model_card
 from cuvee.publish.config import merged_config_text
 from cuvee.publish.publish import publish
+from cuvee.publish.pytorch import require_torch, to_pytorch
+from cuvee.publish.side_files import choose_side_files
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
 from cuvee.tensors import disk
@@ -113,6 +115,7 @@ def merge(
     backends_for(options.devices)  # a device that is not there should not cost a download
     opened = open_recipe(recipe, options)
     check_disk(opened.plan, out)
+    _check_publishable(opened, options)
     locate = _fetch(opened, progress)
     partial = out.with_name(out.name + ".partial")
     disk.remove_tree(partial)
@@ -181,6 +184,14 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
         )
 
 
+def _check_publishable(opened: Opened, options: MergeOptions) -> None:
+    """Raises now what would otherwise stop the merge only after its weights are written."""
+    base = list(opened.checkpoints.values())[opened.plan.base]
+    choose_side_files(base.location, copy_tokenizer=options.copy_tokenizer, trust_remote_code=options.trust_remote_code)
+    if not options.safe_serialization:
+        require_torch()
+
+
 def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
     cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
     converted = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
@@ -196,7 +207,7 @@ def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, C
 
 
 def _refuse_what_is_not_built(recipe: Recipe, checkpoints: Iterable[Checkpoint]) -> None:
-    """Vocabulary settings change nothing when every model has the very same tokenizer; else they are refused, not ignored."""
+    """Vocabulary settings change nothing where every model has the very same tokenizer; else they are refused."""
     if recipe.chat_template and recipe.chat_template != "auto":
         raise PlanError("this version of Cuvee does not set chat templates yet", fix="remove chat_template")
     wanted = recipe.tokenizer if recipe.tokenizer is not None else recipe.tokenizer_source
@@ -262,8 +273,8 @@ def _complete(
         disk.write_file(partial / "model.safetensors.index.json", _index(plan))
     config = None
     if base.config_text is not None:
-        counts = {tuple(key.split(".")): count for key, count in plan.layer_counts.items()}
-        config = merged_config_text(base.config_text, dtype=dtype, layer_counts=counts, vocab_size=None)
+        edits = {tuple(key.split(".")): value for key, value in plan.config_edits.items()}
+        config = merged_config_text(base.config_text, dtype=dtype, edits=edits, vocab_size=None)
     card = _card(opened, title, dtype, options) if options.write_model_card else None
     published = publish(
         partial,
@@ -276,8 +287,6 @@ def _complete(
         trust_remote_code=options.trust_remote_code,
     )
     if not options.safe_serialization:
-        from cuvee.publish.pytorch import to_pytorch
-
         to_pytorch(partial)
     return tuple(sorted(path.name for path in partial.iterdir())), published.warnings
 

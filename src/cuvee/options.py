@@ -1,4 +1,4 @@
-"""Every option of a merge, told once: the command line, mergekit's aliases and the Python API all read this dataclass."""
+"""Every option of a merge, told once: the command line, mergekit's aliases and the Python API all read it here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_SEED = 0
 
 
 def option(default: Any, text: str, *flags: str, metavar: str | None = None, legacy: bool = False) -> Any:
-    """A dataclass field that knows its help text, extra flags (`-j`) and whether it only exists for old command lines."""
+    """A dataclass field with its help text, extra flags (`-j`) and whether it only exists for old command lines."""
     return field(default=default, metadata={"help": text, "flags": flags, "metavar": metavar, "legacy": legacy})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -42,6 +43,10 @@ class Faults:
     """Send this many bytes more than asked for."""
     shifted_bytes: int = 0
     """Send ranges that begin so many bytes late (and say so)."""
+    compresses: bool = False
+    """Compress files' bodies where the client accepts it..."""
+    whatever_is_accepted: bool = False
+    """...and where it does not."""
     delay_seconds: float = 0.0
     """Wait before answering file requests."""
     not_a_hub: bool = False
@@ -279,6 +284,10 @@ class _Handler(BaseHTTPRequestHandler):
             "Accept-Ranges": "none" if faults.no_ranges else "bytes",
             "Content-Type": "application/octet-stream",
         }
+        accepts = "gzip" in self.headers.get("Accept-Encoding", "") or faults.whatever_is_accepted
+        if faults.compresses and accepts:
+            whole = gzip.compress(whole)
+            headers["Content-Encoding"] = "gzip"
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not span or faults.no_ranges:
             return self._send(200, whole, headers, file=name)

@@ -83,8 +83,8 @@ def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
     facts.add_row("writes", f"{size(cost.bytes_written)} ({size(cost.disk_free)} free)")
     facts.add_row("peak memory", f"about {size(cost.peak_memory)}")
     facts.add_row("time", f"about {cost.seconds:.1f} s on a machine of two cores")
-    for key, count in planned.layer_counts.items():
-        facts.add_row("config", f"{key} becomes {count}")
+    for key, value in planned.config_edits.items():
+        facts.add_row("config", f"{key} becomes {value if not isinstance(value, list) else f'{len(value)} entries'}")
     console.print(facts)
     console.print(_parameters(planned.ops))
     if with_ops:

@@ -1,4 +1,4 @@
-"""Runs all ops of a plan: large ones with every thread on one tensor, the others one a thread; or shared out to processes."""
+"""Runs all ops of a plan: large ones with all threads on one tensor, others one a thread; or in worker processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cuvee.engine.allocator import keep_freed_blocks
 from cuvee.engine.devices import Backend, backends_for
 from cuvee.engine.files import ShardFiles, create_shards
 from cuvee.engine.merge_op import Work, blocks_in, run_op
-from cuvee.numerics.scan import Range
 from cuvee.errors import PlanError
+from cuvee.numerics.scan import Range
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress
 from cuvee.tensors.reader import FileReader

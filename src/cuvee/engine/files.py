@@ -1,4 +1,4 @@
-"""The output's shard files: created at full size, then filled at offsets known from the plan, from any thread or process."""
+"""The output's shard files: created at full size, then filled at known offsets by any thread or process."""
 
 from __future__ import annotations
 

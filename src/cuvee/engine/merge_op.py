@@ -148,7 +148,7 @@ class _Merge:
         if spec.wants == "deltas" and op.has_base:
             base, *arrays = arrays
             for array in arrays:
-                array -= base
+                np.subtract(array, base, out=array) if isinstance(array, np.ndarray) else array.sub_(base)
         return Block(tuple(arrays), start, derive_key(work.seed, op.name)), base
 
     def write(self, merged: Any, start: int, stop: int) -> None:

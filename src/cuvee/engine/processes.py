@@ -1,4 +1,4 @@
-"""Shares a plan's ops out to worker processes: only op descriptions cross, each reads and writes its own byte ranges."""
+"""Shares a plan's ops out to worker processes: only op descriptions cross; each reads and writes its own ranges."""
 
 from __future__ import annotations
 

@@ -8,6 +8,12 @@ LAYER_COUNT_KEYS = (
     "encoder_layers", "decoder_layers", "num_encoder_layers",
 )  # fmt: skip
 
+# Where configs of models of several parts keep those of the language part.
+LANGUAGE_CONFIGS = ("text_config", "language_config", "llm_config")
+
+# Words in the names of config lists that have one entry a layer.
+PER_LAYER_LISTS = ("layer", "block")
+
 # Parts of names of tensors that act before the first layer; all others outside layers act after the last.
 BEFORE_LAYERS = ("embed", "wte", "wpe", "embd", "shared.", "patch", "conv_in", "pre_layernorm", "pre_layrnorm")
 

@@ -5,17 +5,24 @@ Later numbers (experts, sub-layers) stay inside their layer. Shapes and configs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from cuvee.layout.facts import BEFORE_LAYERS, EMBEDDINGS, HEADS, LAYER_COUNT_KEYS
+from cuvee.layout.facts import (
+    BEFORE_LAYERS,
+    EMBEDDINGS,
+    HEADS,
+    LANGUAGE_CONFIGS,
+    LAYER_COUNT_KEYS,
+    PER_LAYER_LISTS,
+)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor stands: in layer `layer` of `stack` under the name `rest`; or outside all layers (`stack` is None)."""
+    """Where a tensor stands: in layer `layer` of `stack`, called `rest` there; `stack` is None outside all layers."""
 
     stack: str | None
     layer: int
@@ -100,14 +107,19 @@ def tied_embedding(names: Iterable[str], head: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def layer_count_keys(config: Mapping[str, Any], count: int) -> tuple[tuple[str, ...], ...]:
-    """Paths of the config's values that say how many layers a stack of `count` layers has."""
-    own: list[tuple[str, ...]] = [(key,) for key in LAYER_COUNT_KEYS if config.get(key) == count]
-    own += [
-        (part, key)
-        for part in ("text_config", "llm_config", "language_config")
-        if isinstance(config.get(part), dict)
-        for key in LAYER_COUNT_KEYS
-        if config[part].get(key) == count
-    ]
-    return tuple(own)
+def layer_edits(config: Mapping[str, Any], before: int, kept: Sequence[int]) -> dict[tuple[str, ...], Any]:
+    """What a model's config must say after its stack of `before` layers became the layers `kept` (positions, in order).
+
+    The number of layers, wherever it stands, and every list that has one entry a layer (`layer_types`).
+    """
+    edits: dict[tuple[str, ...], Any] = {}
+    parts: dict[tuple[str, ...], Any] = {(): config}
+    parts.update({(key,): config[key] for key in LANGUAGE_CONFIGS if isinstance(config.get(key), dict)})
+    for path, part in parts.items():
+        for key, value in part.items():
+            place = (*path, key)
+            if key in LAYER_COUNT_KEYS and value == before:
+                edits[place] = len(kept)
+            elif isinstance(value, list) and len(value) == before and any(word in key for word in PER_LAYER_LISTS):
+                edits[place] = [value[min(position, before - 1)] for position in kept]
+    return edits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cuvee.numerics.arrays import add_to, as_mask, to_dtype, with_sign_of
+from cuvee.numerics.arrays import as_mask, sum_of, to_dtype, with_sign_of
 from cuvee.numerics.block import Array
 from cuvee.numerics.combine import divisor, weighted_sum
 
@@ -16,19 +16,17 @@ def add_up(deltas: Sequence[Array], weight: Sequence[float], *, normalize: bool,
 
 
 def elect(deltas: Sequence[Array], weight: Sequence[float], *, normalize: bool, scale: float) -> Array:
-    """The sum of those u_i = w_i d_i whose sign is the sign of sum_i u_i, times `scale` (TIES, Yadav et al. 2023, section 3).
+    """The sum of those u_i = w_i d_i that have the sign of sum_i u_i, times `scale` (Yadav et al. 2023, section 3).
 
-    A vanishing sum counts as positive. If `normalize`, each element is divided by the sum of the w_i that agree there (by 1
-    where none does).
+    A vanishing sum counts as positive. If `normalize`, each element is divided by the sum of the w_i that agree there
+    (by 1 where none does).
     """
-    # Relative to the largest weight, equal weights are exactly 1: nothing is multiplied, and sums that cancel do so exactly.
+    # Relative to the largest, equal weights are exactly 1: nothing is multiplied, and sums that cancel do so exactly.
     unit = max(map(abs, weight)) or 1.0
     votes = [delta if share == unit else delta * (share / unit) for delta, share in zip(deltas, weight, strict=True)]
-    total, size = None, None
-    for vote in votes:
-        total, size = add_to(total, vote), add_to(size, abs(vote))
+    total = sum_of(votes)
     # Those that agree with the total T sum to sign(T) * (|T| + sum |u|) / 2: no masks, and no cancellation.
-    result = with_sign_of(size + abs(total), total)
+    result = with_sign_of(sum_of(map(abs, (*votes, total))), total)
     if not normalize:
         return result * (0.5 * scale * unit)
     result /= _agreeing_weight(votes, [share / unit for share in weight], total, 1e-8 / unit)
@@ -40,11 +38,7 @@ def _agreeing_weight(votes: Sequence[Array], weight: Sequence[float], total: Arr
     against = total < 0
     agree = [(vote != 0) & ((vote < 0) == against) for vote in votes]
     if all(share == 1.0 for share in weight):  # bytes are counted four times faster than floats are added
-        counts = None
-        for agrees in agree:
-            counts = add_to(counts, to_dtype(agrees, "uint8"))
+        counts = sum_of(to_dtype(agrees, "uint8") for agrees in agree)
         return as_mask(counts + (counts == 0), total)
-    weights = None
-    for agrees, share in zip(agree, weight, strict=True):
-        weights = add_to(weights, as_mask(agrees, total) * share)
+    weights = sum_of(as_mask(agrees, total) * share for agrees, share in zip(agree, weight, strict=True))
     return weights + as_mask(abs(weights) < vanishing, total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from cuvee.numerics.arrays import as_mask
 from cuvee.numerics.block import Array, Block
@@ -65,8 +65,14 @@ def _restored(thin: Thin, scan: Scan, *, rescale: bool) -> Thin:
     """The same, scaled so that each thinned delta has the l1 norm it had before (if `rescale`)."""
     if not rescale:
         return thin
-    count, apply = scan.models, cast("Callable[[Block], list[Array]]", thin)
-    sums = scan.sum(lambda block: [abs(array) for array in (*block, *apply(block))])
+    count = scan.models
+    apply: Callable[[Block], list[Array]] = thin
+
+    def sizes(block: Block) -> list[Array]:
+        whole = block.with_arrays(tuple(map(abs, block)))
+        return [*whole, *apply(whole)]
+
+    sums = scan.sum(sizes)
     ratios = tuple(
         float(full / left) if left > 0 else 1.0 for full, left in zip(sums[:count], sums[count:], strict=True)
     )

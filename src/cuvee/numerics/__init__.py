@@ -1,1 +1,1 @@
-"""Pure functions on arrays: blocks and scans, exact selection, geometry, counter-based randomness. Knows no names or files."""
+"""Pure functions on arrays: blocks, scans, exact selection, geometry, counter-based randomness. No names, no files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,14 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
-def add_to(total: Array | None, term: Array) -> Array:
-    """`total` plus `term`: in place once there is a total of our own; the first term is copied."""
-    if total is None:
-        return term + 0
-    total += term
+def sum_of(arrays: Iterable[Array]) -> Array:
+    """The sum of arrays of one shape; of a single one, that array itself."""
+    first, *rest = arrays
+    if not rest:
+        return first
+    total = first + rest[0]
+    for array in rest[1:]:
+        total += array
     return total
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from cuvee.numerics.arrays import sum_of
 from cuvee.numerics.block import Array
 
 _VANISHING = 1e-8
@@ -12,14 +13,7 @@ _VANISHING = 1e-8
 
 def weighted_sum(arrays: Iterable[Array], weights: Sequence[float]) -> Array:
     """sum_i weights[i] * arrays[i], a fresh array of the arrays' shape and dtype."""
-    total = None
-    for array, weight in zip(arrays, weights, strict=True):
-        term = array * weight
-        if total is None:
-            total = term
-        else:
-            total += term
-    return total
+    return sum_of(array * weight for array, weight in zip(arrays, weights, strict=True))
 
 
 def divisor(weights: Sequence[float]) -> float:

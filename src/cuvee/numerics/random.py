@@ -1,4 +1,4 @@
-"""Counter-based randomness: a hash of (key, element index), so that any block, thread, device or restart draws the same.
+"""Counter-based randomness: a hash of key and element index; any block, thread, device or restart draws the same.
 
 The mixer is lowbias32 (Chris Wellons' search for low-bias 32-bit hashes, public domain, 2018) applied to the index
 under a 64-bit key: the key's lower half enters before the first multiplication, the upper half between two rounds.
@@ -28,8 +28,8 @@ def derive_key(*parts: int | str) -> int:
 def draw_below(probability: float, key: int, start: int, like: Array) -> Array:
     """A boolean array of `like`'s shape, each element true with `probability`, for flat indices from `start` on.
 
-    Sixteen bits decide, so that one hash serves two neighbours; where they fall on the boundary itself, 32 further bits do:
-    the probability is exact to 2^-48.
+    Sixteen bits decide, so that one hash serves two neighbours; where they fall on the boundary itself, 32 further bits
+    do: the probability is exact to 2^-48.
     """
     xp = namespace(like)
     if probability >= 1.0:

@@ -193,7 +193,7 @@ def _narrow(
 
 
 def _cut(value: float, rank: int, equals: Sequence[int], scores: Scores, ranges: Sequence[Range], position: int) -> Cut:
-    """The cut at `value` whose last kept entry is the `rank`-th of those equal to it, found by reading one block again."""
+    """The cut at `value` that keeps `rank` of those equal to it; the last one's block is read again to find it."""
     for span, count in zip(ranges, equals, strict=True):
         if rank <= count:
             array = to_numpy(scores(*span)[position]).reshape(-1)

@@ -1,13 +1,14 @@
-"""Builds the plan: every output tensor with its sources, dtype, parameters, file and offset, checked before a byte is written."""
+"""Builds the plan: every output tensor with its sources, dtype, parameters, file and offset, all checked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 from cuvee.errors import PlanError
-from cuvee.layout.layout import layer_count_keys
+from cuvee.layout.layout import layer_edits
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.planning.ops import ParameterValue, Plan, PlannedModel, TensorOp
@@ -16,7 +17,7 @@ from cuvee.planning.shards import lay_out
 from cuvee.recipe.schema import Recipe
 from cuvee.recipe.values import resolve_parameters
 from cuvee.tensors.checkpoint import Checkpoint
-from cuvee.tensors.dtypes import is_float, is_quantised, promote
+from cuvee.tensors.dtypes import is_float, is_quantised, name_of, promote
 from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.sources import Stored
 
@@ -42,7 +43,8 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
     models = {ref: index for index, ref in enumerate(checkpoints)}
     for checkpoint in checkpoints.values():
         _refuse_quantised(checkpoint)
-    _check_architectures(list(checkpoints.values()), allowed=settings.allow_crimes)
+    if not settings.allow_crimes:
+        _check_architectures(checkpoints, recipe.architectures)
     planned = outline(recipe, checkpoints)
     builder = _Builder(recipe, spec, checkpoints, models)
     drafts = [builder.op(wanted) for wanted in planned.tensors]
@@ -68,7 +70,7 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
         shards=shards,
         seed=settings.seed,
         method=recipe.method,
-        layer_counts=_layer_counts(planned, checkpoints[base]),
+        config_edits=_config_edits(planned, checkpoints[base]),
         dropped=_dropped(checkpoints, models, used, recipe),
         warnings=tuple(warnings),
     )
@@ -94,10 +96,12 @@ def _refuse_quantised(checkpoint: Checkpoint) -> None:
         )
 
 
-def _check_architectures(checkpoints: Sequence[Checkpoint], *, allowed: bool) -> None:
-    kinds = {c.name: tuple(c.config.get("architectures") or ()) for c in checkpoints}
-    known = {kind for kind in kinds.values() if kind}
-    if len(known) > 1 and not allowed:
+def _check_architectures(checkpoints: Checkpoints, overrides: Mapping[ModelRef, str]) -> None:
+    kinds = {
+        c.name: (overrides[ref],) if ref in overrides else tuple(c.config.get("architectures") or ())
+        for ref, c in checkpoints.items()
+    }
+    if len({kind for kind in kinds.values() if kind}) > 1:
         raise PlanError(
             "the models are of different architectures",
             found="; ".join(f"{name}: {', '.join(kind)}" for name, kind in kinds.items() if kind),
@@ -130,6 +134,13 @@ class _Builder:
             promote(dtypes)  # refuses dtypes that differ
             return _op(wanted.name, stored, indices, dtypes[0])
         dtype = self.recipe.out_dtype or self.recipe.dtype or promote(dtypes)
+        if not is_float(dtype):
+            raise PlanError(
+                f"weights cannot be written as {name_of(dtype)}",
+                expected="float16, bfloat16, float32 or float64",
+                fix="change dtype (or out_dtype); integer tensors keep their own dtype whatever it says",
+                tensor=wanted.name,
+            )
         parameters = resolve_parameters(
             self.recipe, wanted.module, wanted.slice_, self.spec, t=wanted.t, tensor=wanted.name
         )
@@ -142,7 +153,7 @@ class _Builder:
         return _op(wanted.name, stored, indices, dtype, has_base, self.spec.name, parameters)
 
     def order(self, wanted: Wanted) -> tuple[list[int], bool]:
-        """Positions of the slice's sources in the order in which the method sees them, and whether the first is the base."""
+        """Positions of the slice's sources as the method sees them, and whether the first is the base."""
         order = list(range(len(wanted.inputs)))
         position = self.base_position(wanted)
         if self.spec.base == "none" or position is None:
@@ -188,24 +199,23 @@ def _check_shapes(tensor: str, stored: Sequence[Stored], names: Sequence[str]) -
         )
 
 
-def _layer_counts(planned: Outline, base: Checkpoint) -> dict[str, int]:
-    changes: dict[str, int] = {}
-    for before, after in planned.layers.values():
-        if before != after:
-            keys = layer_count_keys(base.config, before)
-            if not keys and base.config:
-                raise PlanError(
-                    f"config.json of {base.name} does not say that it has {before} layers",
-                    fix="slice a model whose config.json holds its number of layers",
-                )
-            changes.update({".".join(key): after for key in keys})
-    return changes
+def _config_edits(planned: Outline, base: Checkpoint) -> dict[str, Any]:
+    edits: dict[str, Any] = {}
+    for before, kept in planned.layers.values():
+        found = layer_edits(base.config, before, kept)
+        if base.config and len(kept) != before and len(kept) not in found.values():
+            raise PlanError(
+                f"config.json of {base.name} does not say that it has {before} layers",
+                fix="slice a model whose config.json holds its number of layers",
+            )
+        edits.update({".".join(path): value for path, value in found.items()})
+    return edits
 
 
 def _dropped(
     checkpoints: Checkpoints, models: Mapping[ModelRef, int], used: set[tuple[int, str]], recipe: Recipe
 ) -> tuple[tuple[int, str], ...]:
-    """Input tensors that no op uses although their model takes part: layers outside every slice, or all but `only`'s."""
+    """Input tensors that no op uses although their model takes part: layers outside every slice."""
     if recipe.only is not None:
         return ()
     return tuple(

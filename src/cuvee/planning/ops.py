@@ -91,7 +91,7 @@ class Plan:
         shards: the output files.
         seed: what random masks are drawn from.
         method: the recipe's merge method.
-        layer_counts: config paths (joined by dots) whose value becomes a new number of layers.
+        config_edits: config paths (joined by dots) whose value changes with the layers, and the new values.
         dropped: input tensors left out because the recipe does not ask for them, as (model, tensor name).
         warnings: what the user should know before starting.
 
@@ -103,7 +103,7 @@ class Plan:
     shards: tuple[Shard, ...]
     seed: int
     method: str
-    layer_counts: Mapping[str, int]
+    config_edits: Mapping[str, Any]
     dropped: tuple[tuple[int, str], ...]
     warnings: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""Which output tensors there are, and which input tensors each is made of: names only, no shapes, dtypes or parameters."""
+"""Which output tensors there are and which input tensors each is made of: names only, no shapes or parameters."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Outline:
-    """All output tensors, and how many layers each module's stack gets where slices change it (0: unchanged)."""
+    """All output tensors; and for each module that slices change, how many layers it had and which of them it gets."""
 
     tensors: tuple[Wanted, ...]
-    layers: Mapping[str, tuple[int, int]]
-    """Module name -> (layers of the model whose config is kept, layers of the output)."""
+    layers: Mapping[str, tuple[int, tuple[int, ...]]]
+    """Module name -> (layers before, positions of the layers of each slice's first source, in output order)."""
 
 
 def outline(recipe: Recipe, checkpoints: Checkpoints) -> Outline:
@@ -44,7 +44,7 @@ def outline(recipe: Recipe, checkpoints: Checkpoints) -> Outline:
 
     """
     tensors: list[Wanted] = []
-    layers: dict[str, tuple[int, int]] = {}
+    layers: dict[str, tuple[int, tuple[int, ...]]] = {}
     names = tuple(module.name for module in recipe.modules)
     for module in recipe.modules:
         layouts = {
@@ -56,7 +56,8 @@ def outline(recipe: Recipe, checkpoints: Checkpoints) -> Outline:
             tensors.extend(_sliced(module, layouts))
             first = layouts[module.slices[0].sources[0].model]
             before = len(first.stacks[first.main_stack]) if first.main_stack else 0
-            layers[module.name] = (before, sum(_length(slice_) for slice_ in module.slices))
+            kept = (i for slice_ in module.slices for i in range(*(slice_.sources[0].layer_range or (0, 0))))
+            layers[module.name] = (before, tuple(kept))
         else:
             tensors.extend(_whole(module, module.slices[0], layouts, checkpoints))
     return Outline(tuple(tensors), layers)
@@ -85,7 +86,7 @@ def _module_layout(checkpoint: Checkpoint, module: str, modules: Sequence[str]) 
 
 
 def _owner(name: str, modules: Sequence[str]) -> str | None:
-    """The recipe's module that a tensor belongs to: the one with the longest matching part, else the one that takes the rest."""
+    """The recipe's module that a tensor belongs to: the one of the longest match, else the one that takes the rest."""
     best, length, rest = None, 0, None
     for module in modules:
         parts = MODULES.get(module, (module + ".",))

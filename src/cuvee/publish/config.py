@@ -1,6 +1,6 @@
 """The merged model's config.json: the base's text, its dtype, layer counts and vocabulary size updated.
 
-Which path holds a layer count is the layout's knowledge and comes in as an argument: no architecture is known
+Which paths change with the layers is the layout's knowledge and comes in as an argument: no architecture is known
 here.
 """
 
@@ -25,7 +25,7 @@ def merged_config_text(
     base_config_text: str,
     *,
     dtype: str | None,
-    layer_counts: Mapping[tuple[str, ...], int],
+    edits: Mapping[tuple[str, ...], object],
     vocab_size: int | None,
 ) -> str:
     """The merged model's config.json.
@@ -34,7 +34,7 @@ def merged_config_text(
         base_config_text: the base model's config.json; everything not named below keeps its bytes.
         dtype: torch's name of the dtype of the merged weights (`bfloat16`), written wherever the config or
             that of a part names a dtype, and added as `torch_dtype` where none does; None leaves them.
-        layer_counts: path in the config -> number of layers.
+        edits: path in the config -> new value: numbers of layers, lists with one entry a layer.
         vocab_size: rows of the merged embedding, written for the model and its language part; None leaves it.
 
     Raises:
@@ -44,7 +44,7 @@ def merged_config_text(
     changes: dict[_Path, object] = {}
     if dtype is not None:
         changes.update(dict.fromkeys(_dtype_paths(config), dtype))
-    changes.update(layer_counts)
+    changes.update(edits)
     if vocab_size is not None:
         changes.update(dict.fromkeys(_vocabulary_paths(config), vocab_size))
     return edit_json(base_config_text, changes)

@@ -80,7 +80,7 @@ def write_at(descriptor: int, data: memoryview, offset: int, path: Path) -> None
 
 
 def copy_range(source: int, start: int, target: int, offset: int, count: int, name: str, path: Path) -> None:
-    """Copies `count` bytes between files, inside the kernel where it can (sharing blocks where the file system does)."""
+    """Copies `count` bytes between files, inside the kernel where it can (some file systems then share blocks)."""
     done = 0
     while done < count and _CAN_COPY_RANGE:
         try:

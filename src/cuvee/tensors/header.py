@@ -80,7 +80,7 @@ def read_header(read: Callable[[int, int], bytes], size: int, name: str) -> Head
 
 
 def build_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
-    """The header bytes for tensors given as (name, dtype, shape, bytes) in file order; padded so that data is 8-aligned."""
+    """The header bytes for tensors given as (name, dtype, shape, bytes) in file order, padded to 8 bytes."""
     table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
     for name, dtype, shape, count in tensors:

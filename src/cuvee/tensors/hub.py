@@ -344,8 +344,8 @@ def _answer_to(url: str, span: str) -> Iterator[Any]:
 
 
 def _chunks(answer: Any) -> Iterator[bytes]:
-    pieces = answer.iter_bytes if hasattr(answer, "iter_bytes") else answer.iter_content
-    yield from pieces(_CHUNK_BYTES)
+    """The body as it arrives: what came before a connection broke is not lost."""
+    yield from answer.iter_bytes() if hasattr(answer, "iter_bytes") else answer.iter_content(_CHUNK_BYTES)
 
 
 def _host() -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,15 @@ def test_completions_are_those_of_transformers_in_the_prompts_order(name: str) -
         expected.append(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
     assert len({len(text) for text in expected}) > 1
     assert llama.load(folder).complete(prompts, 5) == expected
+
+
+def test_answering_needs_no_torch() -> None:
+    code = (
+        "import sys; from cuvee.demo import family, llama, run; "
+        "llama.load(family()['add']).complete(['add: 1+2 = '], 3); "
+        "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_what_is_no_llama_is_refused(tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from cuvee.errors import CuveeError
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Where one run of the demo left its files, and what it printed."""
-    console = Console(width=100, file=io.StringIO())
+    printed = io.StringIO()
+    console = Console(width=100, file=printed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("system")))
         run.run_demo(None, console)
         out = next(Path(tempfile.gettempdir()).glob("cuvee-demo-*"))
-    return out, console.file.getvalue()
+    return out, printed.getvalue()
 
 
 def percentages(text: str, name: str) -> list[str]:
@@ -44,7 +45,7 @@ def transformers_accuracy(folder: Path, skill: str) -> float:
     made = model.generate(
         batch["input_ids"], attention_mask=batch["attention_mask"], do_sample=False, max_new_tokens=10
     )
-    texts = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    texts: list[str] = tokenizer.batch_decode(made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return sum(text == question.answer for text, question in zip(texts, asked, strict=True)) / len(asked)
 
 
@@ -98,9 +99,10 @@ def test_any_path_can_be_filled_into_a_recipe(name: str, folder: str) -> None:
 
 
 def test_the_best_of_each_column_is_in_bold() -> None:
-    console = Console(width=80, force_terminal=True, color_system="standard", file=io.StringIO())
+    printed = io.StringIO()
+    console = Console(width=80, force_terminal=True, color_system="standard", file=printed)
     results = {"base": {"reverse": 0.0, "sort": 0.25}, "x": {"reverse": 0.5, "sort": 0.125}}
     console.print(run.score_table(results))
-    text = console.file.getvalue()
+    text = printed.getvalue()
     bold = [part.split("\x1b[0m")[0] for part in text.split("\x1b[1;32m")[1:]]
     assert bold == ["25.0%", "50.0%", "31.2%"]

@@ -18,13 +18,13 @@ LLAMA = """{
 
 
 def test_only_dtype_layers_and_vocabulary_change() -> None:
-    result = merged_config_text(LLAMA, dtype="bfloat16", layer_counts={("num_hidden_layers",): 6}, vocab_size=128)
+    result = merged_config_text(LLAMA, dtype="bfloat16", edits={("num_hidden_layers",): 6}, vocab_size=128)
     expected = LLAMA.replace("float16", "bfloat16").replace(": 4,\n", ": 6,\n").replace(": 100", ": 128")
     assert result == expected
 
 
 def test_nothing_to_change_changes_nothing() -> None:
-    assert merged_config_text(LLAMA, dtype=None, layer_counts={}, vocab_size=None) == LLAMA
+    assert merged_config_text(LLAMA, dtype=None, edits={}, vocab_size=None) == LLAMA
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_nothing_to_change_changes_nothing() -> None:
     ],
 )
 def test_dtype_is_set_where_the_config_names_one(before: str, after: str) -> None:
-    assert merged_config_text(before, dtype="float32", layer_counts={}, vocab_size=None) == after
+    assert merged_config_text(before, dtype="float32", edits={}, vocab_size=None) == after
 
 
 @pytest.mark.parametrize(
@@ -63,16 +63,16 @@ def test_dtype_is_set_where_the_config_names_one(before: str, after: str) -> Non
     ],
 )
 def test_vocabulary_is_set_for_the_language_part(before: str, after: str) -> None:
-    assert merged_config_text(before, dtype=None, layer_counts={}, vocab_size=9) == after
+    assert merged_config_text(before, dtype=None, edits={}, vocab_size=9) == after
 
 
 def test_a_broken_config_is_refused() -> None:
     with pytest.raises(CheckpointError, match="not valid JSON"):
-        merged_config_text("{", dtype=None, layer_counts={}, vocab_size=None)
+        merged_config_text("{", dtype=None, edits={}, vocab_size=None)
 
 
 def test_transformers_reads_the_edited_config_of_a_language_model(tmp_path: Path) -> None:
-    text = merged_config_text(LLAMA, dtype="bfloat16", layer_counts={("num_hidden_layers",): 6}, vocab_size=128)
+    text = merged_config_text(LLAMA, dtype="bfloat16", edits={("num_hidden_layers",): 6}, vocab_size=128)
     (tmp_path / "config.json").write_text(text)
     config = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(config, LlamaConfig)
@@ -89,7 +89,7 @@ def test_transformers_reads_the_edited_config_of_a_model_of_parts(tmp_path: Path
         ("text_config", "num_hidden_layers"): 4,
         ("vision_config", "num_hidden_layers"): 3,
     }
-    path.write_text(merged_config_text(path.read_text(), dtype="float16", layer_counts=layers, vocab_size=320))
+    path.write_text(merged_config_text(path.read_text(), dtype="float16", edits=layers, vocab_size=320))
     config = AutoConfig.from_pretrained(tmp_path)
     assert (config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers) == (4, 3)
     assert config.text_config.vocab_size == 320

@@ -36,7 +36,7 @@ def test_the_output_loads_in_transformers(tmp_path: Path) -> None:
     base = model_directory(tmp_path / "base")
     assert base.config_text is not None
     config = merged_config_text(
-        base.config_text, dtype="bfloat16", layer_counts={("num_hidden_layers",): 5}, vocab_size=None
+        base.config_text, dtype="bfloat16", edits={("num_hidden_layers",): 5}, vocab_size=None
     )
     out = tmp_path / "out"
     out.mkdir()
