@@ -6,18 +6,19 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from threadpoolctl import threadpool_limits
 
 from cuvee.engine.allocator import keep_freed_blocks
-from cuvee.engine.devices import Backend, backends_for
+from cuvee.engine.devices import backends_for
 from cuvee.engine.files import ShardFiles, create_shards
-from cuvee.engine.merge_op import Work, blocks_in, run_op
+from cuvee.engine.merge_op import Work, blocks_in, run_op, serially
+from cuvee.engine.prefetch import Prefetcher, outgrows_memory
 from cuvee.errors import PlanError
-from cuvee.numerics.scan import Range
+from cuvee.numerics.scan import BlockMap, Range
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress
 from cuvee.tensors.reader import FileReader
@@ -36,6 +37,7 @@ class EngineSettings:
     memory: int = 1 << 30
     allow_nonfinite: bool = False
     block_elements: int | None = None
+    release_cache: bool = False
 
     @property
     def worker_threads(self) -> int:
@@ -64,13 +66,17 @@ def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str
 
     """
     create_shards(folder, plan.shards)
-    ops = list(plan.ops)
+    settings = replace(
+        settings,
+        block_elements=settings.block_elements or _block_elements(plan, settings),
+        release_cache=outgrows_memory(plan.ops),
+    )
     if settings.processes > 1:
         from cuvee.engine.processes import run_in_processes
 
         run_in_processes(plan, folder, settings, locate, progress)
         return
-    run_ops(plan, ops, folder, settings, locate, progress)
+    run_ops(plan, plan.ops, folder, settings, locate, progress)
 
 
 def run_ops(
@@ -97,7 +103,7 @@ def run_ops(
                 output=output,
                 backend=backend,
                 seed=plan.seed,
-                block_elements=_block_elements(plan, backend, settings, len(backends)),
+                block_elements=settings.block_elements or backend.block_elements,
                 allow_nonfinite=settings.allow_nonfinite,
                 model_names=tuple(model.name for model in plan.models),
                 advance=progress.advance,
@@ -107,15 +113,15 @@ def run_ops(
         ]
         # Reductions must not depend on how many threads BLAS takes, and ours already fill the cores.
         with threadpool_limits(limits=1, user_api="blas"):
-            _run_on_threads(ops, works, settings.worker_threads, stop, progress.finished)
+            _run_on_threads(ops, works, settings, stop, progress.finished)
 
 
-def _block_elements(plan: Plan, backend: Backend, settings: EngineSettings, devices: int) -> int:
-    """The backend's block, or a smaller one where the budget wants it."""
-    if settings.block_elements:
-        return settings.block_elements
+def _block_elements(plan: Plan, settings: EngineSettings) -> int:
+    """The device's block, or a smaller one where the budget wants it."""
+    backends = backends_for(settings.devices)
+    lanes = settings.worker_threads * settings.processes * len(backends)
     widest = max((len(op.sources) for op in plan.ops), default=1)
-    each = 4 * (2 * widest + 5) * settings.worker_threads * devices  # bytes an element: arrays a block lives in
+    each = 4 * (2 * widest + 5) * lanes  # bytes an element: the arrays that a block lives in
     affordable = settings.memory // each
     if affordable < 1 << 12:
         raise PlanError(
@@ -124,22 +130,31 @@ def _block_elements(plan: Plan, backend: Backend, settings: EngineSettings, devi
             found=f"{settings.memory} bytes",
             fix="raise --memory or lower --threads",
         )
-    return min(backend.block_elements, 1 << (affordable.bit_length() - 1))
+    return min(backends[0].block_elements, 1 << (affordable.bit_length() - 1))
 
 
 def _run_on_threads(
     ops: Sequence[TensorOp],
     works: Sequence[Work],
-    threads: int,
+    settings: EngineSettings,
     stop: threading.Event,
     finished: Callable[[str], None],
 ) -> None:
-    """All ops, over `threads` threads for each device."""
+    """All ops, over the settings' threads for each device."""
+    threads = settings.worker_threads
     limit = _WIDE_BLOCKS_A_THREAD * threads
     wide = [op for op in ops if threads > 1 and blocks_in(op, works[0].block_elements) > limit]
     chosen = {op.name for op in wide}
-    narrow = iter([op for op in ops if op.name not in chosen])
+    others = [op for op in ops if op.name not in chosen]
+    narrow = iter(others)
     lock = threading.Lock()
+    hints = Prefetcher([*wide, *others], works[0].reader, release=settings.release_cache)
+
+    def run(op: TensorOp, work: Work, block_map: BlockMap[Any]) -> None:
+        hints.begin(op)
+        run_op(op, work, block_map)
+        hints.done(op)
+        finished(op.name)
 
     def lane(work: Work) -> None:
         with work.backend.lane():
@@ -149,14 +164,12 @@ def _run_on_threads(
                 if op is None:
                     return
                 work.check_stop()
-                run_op(op, work)
-                finished(op.name)
+                run(op, work, serially)
 
     with ThreadPoolExecutor(threads * len(works), thread_name_prefix="cuvee") as pool:
         try:
             for number, op in enumerate(wide):
-                run_op(op, works[number % len(works)], _pool_map(pool))
-                finished(op.name)
+                run(op, works[number % len(works)], _pool_map(pool))
             _wait([pool.submit(lane, work) for work in works for _ in range(threads)])
         except BaseException:
             stop.set()

@@ -11,8 +11,7 @@ from cuvee.numerics.combine import divisor, weighted_sum
 
 def add_up(deltas: Sequence[Array], weight: Sequence[float], *, normalize: bool, scale: float) -> Array:
     """The sum of w_i d_i, times `scale`; divided by the sum of the w_i if `normalize`."""
-    factor = scale / divisor(weight) if normalize else scale
-    return weighted_sum(deltas, [factor * share for share in weight])
+    return weighted_sum(deltas, weight, scale=scale, divide_by=divisor(weight) if normalize else 1.0)
 
 
 def elect(deltas: Sequence[Array], weight: Sequence[float], *, normalize: bool, scale: float) -> Array:

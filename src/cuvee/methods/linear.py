@@ -20,5 +20,4 @@ def linear(weights: Weights, *, weight: PerModel[float], normalize: bool = True)
         normalize: Divide by the sum of the weights, so that they need not add up to one.
 
     """
-    total = divisor(weight) if normalize else 1.0
-    return weighted_sum(weights, [share / total for share in weight])
+    return weighted_sum(weights, weight, divide_by=divisor(weight) if normalize else 1.0)

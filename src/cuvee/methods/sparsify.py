@@ -69,7 +69,7 @@ def _restored(thin: Thin, scan: Scan, *, rescale: bool) -> Thin:
     apply: Callable[[Block], list[Array]] = thin
 
     def sizes(block: Block) -> list[Array]:
-        whole = block.with_arrays(tuple(map(abs, block)))
+        whole: Block = block.with_arrays(tuple(map(abs, block)))
         return [*whole, *apply(whole)]
 
     sums = scan.sum(sizes)

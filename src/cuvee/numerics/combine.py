@@ -11,9 +11,23 @@ from cuvee.numerics.block import Array
 _VANISHING = 1e-8
 
 
-def weighted_sum(arrays: Iterable[Array], weights: Sequence[float]) -> Array:
-    """sum_i weights[i] * arrays[i], a fresh array of the arrays' shape and dtype."""
-    return sum_of(array * weight for array, weight in zip(arrays, weights, strict=True))
+def weighted_sum(
+    arrays: Iterable[Array], weights: Sequence[float], *, scale: float = 1.0, divide_by: float = 1.0
+) -> Array:
+    """The sum of weights[i] * arrays[i], times `scale` and divided by `divide_by`; of the arrays' shape and dtype.
+
+    Equal weights are applied once, to the sum: fewer roundings, values that cancel do so exactly, and less to do.
+    """
+    first = weights[0]
+    if all(weight == first for weight in weights):
+        total = sum_of(arrays)
+        factor = first * scale / divide_by
+        if factor == 1.0:
+            return total
+        inverse = divide_by / (first * scale) if first * scale else 0.0
+        # A mean of n is a division by n: multiplying by a rounded 1/n would not give n equal values back.
+        return total / inverse if inverse.is_integer() and inverse else total * factor
+    return sum_of(array * (weight * scale / divide_by) for array, weight in zip(arrays, weights, strict=True))
 
 
 def divisor(weights: Sequence[float]) -> float:

@@ -292,8 +292,10 @@ def _write(target: Path, tensors: Mapping[str, Any], codes: Mapping[str, str]) -
     with _scratch(target, header, len(header) + sum(sizes.values())) as (part, descriptor):
         position = len(header)
         for name, tensor in tensors.items():
-            flat = tensor.detach().resolve_neg().contiguous().reshape(-1)
-            disk.write_at(descriptor, memoryview(flat.view(torch.uint8).numpy()), position, part)
+            rows = tensor.detach().resolve_neg().contiguous()
+            # The stride of one element may be anything, and then its bytes could not be looked at.
+            flat = rows.as_strided((rows.numel(),), (1,)).view(torch.uint8)
+            disk.write_at(descriptor, memoryview(flat.numpy()), position, part)
             position += sizes[name]
 
 
