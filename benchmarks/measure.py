@@ -59,7 +59,12 @@ def measure(command: Sequence[str], log: Path, *, limit_s: float = 3600.0) -> Ru
         )
         watch = _Watch(child.pid, limit_s)
         watch.start()
-        _, status, usage = os.wait4(child.pid, 0)
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            # In a session of its own, it does not hear the terminal's Ctrl-C.
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
         wall = time.perf_counter() - started
     busy_after = _machine_cpu_s()
     child.returncode = os.waitstatus_to_exitcode(status)

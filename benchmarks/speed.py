@@ -21,6 +21,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -212,6 +213,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = parse_arguments()
+    # Ended politely, it still has a child to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = options.scratch / options.size
     subprocess.run([sys.executable, str(HERE / "inputs.py"), str(folder), "--size", options.size], check=True)
     sides, interpreters = [], {}

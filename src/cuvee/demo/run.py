@@ -34,7 +34,7 @@ def run_demo(out: Path | None, console: Console) -> None:
         console: where to print.
 
     Raises:
-        CuveeError: if a merge is refused, for instance because its output is already there.
+        CuveeError: if a merge is refused, for instance because the disk is full.
     """
     out = out or Path(tempfile.mkdtemp(prefix="cuvee-demo-"))
     models = dict(family())
@@ -50,11 +50,12 @@ def run_demo(out: Path | None, console: Console) -> None:
 def merge_family(name: str, out: Path) -> Path:
     """The folder `out/name`: the family merged by the recipe `name`, which is written to `out/name.yml`."""
     from cuvee.api import merge
+    from cuvee.options import MergeOptions
 
     out.mkdir(parents=True, exist_ok=True)
     recipe = out / f"{name}.yml"
     recipe.write_text(recipe_text(name, family()["base"].parent), encoding="utf-8")
-    merge(recipe, out / name)
+    merge(recipe, out / name, MergeOptions(overwrite=True))
     return out / name
 
 
