@@ -253,8 +253,7 @@ def _fetch(opened: Opened, progress: Progress) -> dict[str, Path]:
     if remote:
         progress.begin("download", sum(checkpoint.files[name] for checkpoint, _, name in remote))
         for checkpoint, uri, name in remote:
-            located[uri] = checkpoint.location.fetch(name)
-            progress.advance(checkpoint.files[name])
+            located[uri] = checkpoint.location.fetch(name, progress.advance)
             progress.finished(name)
         progress.end()
     return located

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
 import os
 import re
 import time
@@ -35,6 +36,41 @@ _MAX_SKIPPED_BYTES = 64 << 20
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 _DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM}
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+
+
+class _Told:
+    """What a watcher was told of one file's bytes: never more than there are, and all of them in the end."""
+
+    def __init__(self, advance: Callable[[int], None] | None, size: int) -> None:
+        self._advance = advance
+        self._left = size
+
+    def some(self, count: float) -> None:
+        step = min(max(int(count), 0), self._left)
+        self._left -= step
+        if self._advance and step:
+            self._advance(step)
+
+    def rest(self) -> None:
+        self.some(self._left)
+
+
+def _watched_by(download: Callable[..., Any], told: _Told) -> dict[str, Any]:
+    """Arguments that make a download report its bytes to `told` instead of drawing a bar, where it can."""
+    if "tqdm_class" not in inspect.signature(download).parameters:
+        return {}
+    from tqdm import tqdm
+
+    class Watch(tqdm):  # type: ignore[misc, type-arg, unused-ignore]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)  # huggingface_hub's own bars know this argument
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            told.some(n or 0)
+            return None
+
+    return {"tqdm_class": Watch}
 
 
 def looks_like_hub_id(text: str) -> bool:
@@ -120,10 +156,12 @@ class Hub(Location):
         _patiently(lambda: self._receive(name, start, stop, received))
         return bytes(received)
 
-    def fetch(self, name: str) -> Path:
+    def fetch(self, name: str, advance: Callable[[int], None] | None = None) -> Path:
         """The file in the Hub's cache; a download goes on where an earlier one stopped."""
         size = self._size(name)
+        told = _Told(advance, size)
         if cached := self._cached(name):
+            told.rest()
             return cached
         from huggingface_hub import constants, hf_hub_download
 
@@ -135,6 +173,7 @@ class Hub(Location):
                     revision=self._commit,
                     cache_dir=self._cache,
                     endpoint=constants.ENDPOINT,
+                    **_watched_by(hf_hub_download, told),
                 )
             )
         if (found := path.stat().st_size) != size:
@@ -146,6 +185,7 @@ class Hub(Location):
                 fix=f"delete {path.resolve()} and run the same command again",
             )
         self._note_commit()
+        told.rest()
         return path
 
     def _cached(self, name: str) -> Path | None:

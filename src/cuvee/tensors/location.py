@@ -7,6 +7,7 @@ What the files mean is not known here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 from cuvee.errors import CheckpointError, SourceError
@@ -27,8 +28,8 @@ class Location(ABC):
         """Bytes [start, stop) of one file, without fetching the rest; fewer where the file ends."""
 
     @abstractmethod
-    def fetch(self, name: str) -> Path:
-        """A local path that holds the whole file, downloaded first where need be."""
+    def fetch(self, name: str, advance: Callable[[int], None] | None = None) -> Path:
+        """A local path that holds the whole file, downloaded first where need be; `advance` is told of bytes got."""
 
     def uri(self, name: str) -> str:
         """The name under which plans speak of a file."""
@@ -73,6 +74,8 @@ class Directory(Location):
                 f"cannot read {name}: {error.strerror}", where=self.identity, checkpoint=self.identity, file=name
             ) from error
 
-    def fetch(self, name: str) -> Path:
+    def fetch(self, name: str, advance: Callable[[int], None] | None = None) -> Path:
         """The file's own path."""
+        if advance:
+            advance(self._path.joinpath(name).stat().st_size)
         return self._path / name
