@@ -8,6 +8,9 @@ from cuvee.numerics.arrays import as_mask, sum_of, to_dtype, with_sign_of
 from cuvee.numerics.block import Array
 from cuvee.numerics.combine import divisor, weighted_sum
 
+_VANISHING = 1e-8
+_BYTE = 256
+
 
 def add_up(deltas: Sequence[Array], weight: Sequence[float], *, normalize: bool, scale: float) -> Array:
     """The sum of w_i d_i, times `scale`; divided by the sum of the w_i if `normalize`."""
@@ -28,16 +31,21 @@ def elect(deltas: Sequence[Array], weight: Sequence[float], *, normalize: bool, 
     result = with_sign_of(sum_of(map(abs, (*votes, total))), total)
     if not normalize:
         return result * (0.5 * scale * unit)
-    result /= _agreeing_weight(votes, [share / unit for share in weight], total, 1e-8 / unit)
+    result /= _agreeing_weight(votes, [share / unit for share in weight], total, unit)
     return result * (0.5 * scale)
 
 
-def _agreeing_weight(votes: Sequence[Array], weight: Sequence[float], total: Array, vanishing: float) -> Array:
-    """The sum of the weights of the votes with the sign of `total`; 1 where none agrees or the sum all but vanishes."""
+def _agreeing_weight(votes: Sequence[Array], weight: Sequence[float], total: Array, unit: float) -> Array:
+    """The sum of the weights of the votes with the sign of `total`, in units of `unit`.
+
+    Where none agrees, or the sum all but vanishes, it is 1: 1 / unit in these units.
+    """
     against = total < 0
     agree = [(vote != 0) & ((vote < 0) == against) for vote in votes]
-    if all(share == 1.0 for share in weight):  # bytes are counted four times faster than floats are added
+    if (
+        all(share == 1.0 for share in weight) and len(votes) < _BYTE
+    ):  # bytes are counted four times faster than floats are added
         counts = sum_of(to_dtype(agrees, "uint8") for agrees in agree)
         return as_mask(counts + (counts == 0), total)
     weights = sum_of(as_mask(agrees, total) * share for agrees, share in zip(agree, weight, strict=True))
-    return weights + as_mask(abs(weights) < vanishing, total)
+    return weights + as_mask(abs(weights) < _VANISHING / unit, total) * (1.0 / unit)
