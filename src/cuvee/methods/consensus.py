@@ -32,6 +32,15 @@ def elect(deltas: Sequence[Array], weight: Sequence[float], *, normalize: bool, 
     return result * (0.5 * scale)
 
 
+def elect_weighted(deltas: Sequence[Array], weight: Sequence[float]) -> Array:
+    """The weighted mean of those d_i that have the sign of sum_i d_i; 0 where none has."""
+    against = sum_of(deltas) < 0
+    masks = [as_mask((d != 0) & ((d < 0) == against), d) for d in deltas]
+    total = sum_of(d * mask * share for d, mask, share in zip(deltas, masks, weight, strict=True))
+    weights = sum_of(mask * share for mask, share in zip(masks, weight, strict=True))
+    return total / (weights + (weights == 0))
+
+
 def _agreeing_weight(votes: Sequence[Array], weight: Sequence[float], total: Array, vanishing: float) -> Array:
     """The sum of the weights of the votes with the sign of `total`; 1 where none agrees or the sum all but vanishes."""
     against = total < 0

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import cache
+from typing import Any, TypeVar
 
-from cuvee.numerics.arrays import as_mask
+import numpy as np
+
+from cuvee.errors import MethodError
+from cuvee.numerics.arrays import as_mask, namespace
 from cuvee.numerics.block import Array, Block
-from cuvee.numerics.random import derive_key, draw_below
+from cuvee.numerics.random import derive_key, draw_below, uniform_16
 from cuvee.numerics.scan import Scan
 from cuvee.numerics.select import KEEP_ALL, Cut
 
-Thin = TypeVar("Thin", "Trim", "Drop")
+Thin = TypeVar("Thin", "Trim", "Drop", "Band", "RankedDrop")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,78 @@ class Drop:
         return [_masked(mask, delta, scale) for mask, delta, scale in zip(masks, deltas, self.scales, strict=True)]
 
 
+@dataclass(frozen=True)
+class Band:
+    """Keeps, of each model's delta, what lies at or above one cut in magnitude and below another; then scales it."""
+
+    outer: tuple[Cut, ...]
+    inner: tuple[Cut, ...]
+    scales: tuple[float, ...]
+
+    def __call__(self, deltas: Block) -> list[Array]:
+        """The thinned deltas of a block."""
+        thinned = []
+        for delta, outer, inner, scale in zip(deltas, self.outer, self.inner, self.scales, strict=True):
+            size = abs(delta)
+            mask = outer.keep(size, deltas.start) & ~inner.keep(size, deltas.start)
+            thinned.append(_masked(mask, delta, scale))
+        return thinned
+
+
+@dataclass(frozen=True)
+class RankedDrop:
+    """Keeps elements with a probability that rises linearly with their magnitude's rank in the row; then scales."""
+
+    densities: tuple[float, ...]
+    epsilons: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    def __call__(self, deltas: Block) -> list[Array]:
+        """The thinned deltas of a block of whole rows."""
+        settings = zip(deltas, self.densities, self.epsilons, self.scales, strict=True)
+        return [
+            _masked(
+                _kept_by_rank(delta, density, epsilon, derive_key(deltas.key, position), deltas.start), delta, scale
+            )
+            for position, (delta, density, epsilon, scale) in enumerate(settings)
+        ]
+
+
+def _kept_by_rank(delta: Array, density: float, epsilon: float, key: int, start: int) -> Array:
+    """Which elements of `[rows, columns]` survive.
+
+    An element of rank r (0: smallest) survives if a uniform draw u < p - eps + 2 eps r / (columns - 1). So only the
+    sorted magnitudes are needed: u demands a rank, and a magnitude above the one of that rank survives. One equal to it
+    survives by a spare bit of the draw: with ranks rounded to the nearest, probabilities are then exact, and equal
+    magnitudes share the mean of theirs.
+    """
+    rows, columns = delta.shape
+    if columns == 1 or epsilon == 0:
+        return draw_below(density, key, start, delta)
+    xp = namespace(delta)
+    size = abs(delta)
+    ends = xp.full_like(size[:, :1], math.inf)
+    ordered = xp.concat([-ends, xp.sort(size, axis=-1), ends], axis=-1).reshape(-1)
+    draws = uniform_16(key, start, delta)
+    demanded = _demanded_ranks(density, epsilon, columns)
+    offsets = np.arange(rows, dtype=np.int64)[:, None] * (columns + 2)
+    if isinstance(delta, np.ndarray):
+        places = demanded[draws].reshape(rows, columns) + offsets
+    else:
+        places = xp.asarray(demanded, device=delta.device)[draws].reshape(rows, columns)
+        places = places + xp.asarray(offsets, device=delta.device)
+    bound = ordered[places]
+    return (size > bound) | ((size == bound) & (draws.reshape(rows, columns) % 2 == 1))
+
+
+@cache
+def _demanded_ranks(density: float, epsilon: float, columns: int) -> np.ndarray[Any, Any]:
+    """For each of the 65536 draws, the rank it demands, plus 1: 0 is below every rank, `columns` + 1 above; int64."""
+    uniform = (np.arange(1 << 16) + 0.5) / (1 << 16)
+    rank = np.rint((uniform - (density - epsilon)) / (2 * epsilon) * (columns - 1))
+    return np.clip(rank, -1, columns).astype(np.int64) + 1
+
+
 def trim(scan: Scan, *, density: Sequence[float], rescale: bool) -> Trim:
     """Exactly the max(1, int(density * n)) largest of each delta; the lowest index wins among equals."""
     kept = [max(1, int(share * scan.size)) for share in density]
@@ -59,6 +136,33 @@ def drop(scan: Scan, *, density: Sequence[float], rescale: bool) -> Drop:
     """A random mask for each delta (DARE, Yu et al. 2023)."""
     thin = Drop(tuple(density), (1.0,) * scan.models)
     return thin if min(density) >= 1.0 else _restored(thin, scan, rescale=rescale)
+
+
+def band(scan: Scan, *, density: Sequence[float], gamma: Sequence[float], rescale: bool) -> Band:
+    """Neither the int(gamma n) largest of each delta nor the smallest: int(density n) in all."""
+    kept = [int(share * scan.size) for share in density]
+    largest = [min(int(share * scan.size), scan.size - count) for share, count in zip(gamma, kept, strict=True)]
+    bounds = [top + count for top, count in zip(largest, kept, strict=True)]
+    cuts = scan.kth_largest(lambda block: [abs(delta) for delta in block] * 2, [*bounds, *largest])
+    thin = Band(cuts[: scan.models], cuts[scan.models :], (1.0,) * scan.models)
+    return _restored(thin, scan, rescale=rescale)
+
+
+def ranked_drop(scan: Scan, *, density: Sequence[float], epsilon: Sequence[float], rescale: bool) -> RankedDrop:
+    """A random mask by rank for each delta (DELLA, Deep et al. 2024)."""
+    return _restored(RankedDrop(tuple(density), tuple(epsilon), (1.0,) * scan.models), scan, rescale=rescale)
+
+
+def check_della(*, density: Sequence[float], epsilon: Sequence[float]) -> None:
+    """Raises a MethodError if a probability would leave (0, 1)."""
+    for share, spread in zip(density, epsilon, strict=True):
+        if not 0 < share - spread <= share + spread < 1:
+            raise MethodError(
+                "density - epsilon and density + epsilon must lie between 0 and 1",
+                found=f"density {share} and epsilon {spread}",
+                fix="lower epsilon, or move density away from 0 and 1",
+                parameter="epsilon",
+            )
 
 
 def _restored(thin: Thin, scan: Scan, *, rescale: bool) -> Thin:
