@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,7 +16,8 @@ from cuvee.numerics.random import derive_key, draw_below, uniform_16
 from cuvee.numerics.scan import Scan
 from cuvee.numerics.select import KEEP_ALL, Cut
 
-Thin = TypeVar("Thin", "Trim", "Drop", "Band", "RankedDrop")
+Thin = TypeVar("Thin", "Trim", "Drop", "Band")
+_REMEMBERED = 1 << 23  # elements of a tensor whose masks are kept between scan and merge: a byte each
 
 
 @dataclass(frozen=True)
@@ -76,16 +76,25 @@ class RankedDrop:
     densities: tuple[float, ...]
     epsilons: tuple[float, ...]
     scales: tuple[float, ...]
+    remembered: Mapping[tuple[int, int], list[Array]] = field(default_factory=dict)
+    """Masks drawn while scanning, by a block's start and size: sorting every row once is enough."""
 
     def __call__(self, deltas: Block) -> list[Array]:
         """The thinned deltas of a block of whole rows."""
-        settings = zip(deltas, self.densities, self.epsilons, self.scales, strict=True)
+        masks = self.remembered.get(_place(deltas)) or self.masks(deltas)
+        return [_masked(mask, delta, scale) for mask, delta, scale in zip(masks, deltas, self.scales, strict=True)]
+
+    def masks(self, deltas: Block) -> list[Array]:
+        """Which elements of each delta survive."""
+        settings = zip(deltas, self.densities, self.epsilons, strict=True)
         return [
-            _masked(
-                _kept_by_rank(delta, density, epsilon, derive_key(deltas.key, position), deltas.start), delta, scale
-            )
-            for position, (delta, density, epsilon, scale) in enumerate(settings)
+            _kept_by_rank(delta, density, epsilon, derive_key(deltas.key, position), deltas.start)
+            for position, (delta, density, epsilon) in enumerate(settings)
         ]
+
+
+def _place(block: Block) -> tuple[int, int]:
+    return block.start, math.prod(block[0].shape)
 
 
 def _kept_by_rank(delta: Array, density: float, epsilon: float, key: int, start: int) -> Array:
@@ -103,24 +112,15 @@ def _kept_by_rank(delta: Array, density: float, epsilon: float, key: int, start:
     size = abs(delta)
     ends = xp.full_like(size[:, :1], math.inf)
     ordered = xp.concat([-ends, xp.sort(size, axis=-1), ends], axis=-1).reshape(-1)
-    draws = uniform_16(key, start, delta)
-    demanded = _demanded_ranks(density, epsilon, columns)
-    offsets = np.arange(rows, dtype=np.int64)[:, None] * (columns + 2)
-    if isinstance(delta, np.ndarray):
-        places = demanded[draws].reshape(rows, columns) + offsets
-    else:
-        places = xp.asarray(demanded, device=delta.device)[draws].reshape(rows, columns)
-        places = places + xp.asarray(offsets, device=delta.device)
-    bound = ordered[places]
-    return (size > bound) | ((size == bound) & (draws.reshape(rows, columns) % 2 == 1))
-
-
-@cache
-def _demanded_ranks(density: float, epsilon: float, columns: int) -> np.ndarray[Any, Any]:
-    """For each of the 65536 draws, the rank it demands, plus 1: 0 is below every rank, `columns` + 1 above; int64."""
-    uniform = (np.arange(1 << 16) + 0.5) / (1 << 16)
-    rank = np.rint((uniform - (density - epsilon)) / (2 * epsilon) * (columns - 1))
-    return np.clip(rank, -1, columns).astype(np.int64) + 1
+    draws = uniform_16(key, start, delta).reshape(rows, columns)
+    # Demanded ranks plus 1: place 0 is below every magnitude, place columns + 1 above.
+    step = (columns - 1) / (2 * epsilon)
+    places = as_mask(draws, delta) * (step / 2**16)
+    places += (0.5 / 2**16 - density + epsilon) * step + 1.0
+    places = xp.clip(xp.round(places), 0, columns + 1)
+    first = xp.arange(rows, dtype=xp.int64, **({} if xp is np else {"device": delta.device})) * (columns + 2)
+    bound = xp.take(ordered, (xp.astype(places, xp.int64) + first[:, None]).reshape(-1)).reshape(rows, columns)
+    return (size > bound) | ((size == bound) & xp.astype(draws & 1, xp.bool))
 
 
 def trim(scan: Scan, *, density: Sequence[float], rescale: bool) -> Trim:
@@ -150,7 +150,19 @@ def band(scan: Scan, *, density: Sequence[float], gamma: Sequence[float], rescal
 
 def ranked_drop(scan: Scan, *, density: Sequence[float], epsilon: Sequence[float], rescale: bool) -> RankedDrop:
     """A random mask by rank for each delta (DELLA, Deep et al. 2024)."""
-    return _restored(RankedDrop(tuple(density), tuple(epsilon), (1.0,) * scan.models), scan, rescale=rescale)
+    remembered: dict[tuple[int, int], list[Array]] = {}
+    thin = RankedDrop(tuple(density), tuple(epsilon), (1.0,) * scan.models, remembered)
+    if not rescale:
+        return thin
+
+    def sizes(block: Block) -> list[Array]:
+        masks = thin.masks(block)
+        if scan.size <= _REMEMBERED:
+            remembered[_place(block)] = masks
+        return [part for delta, mask in zip(block, masks, strict=True) for part in _whole_and_kept(delta, mask)]
+
+    sums = scan.sum(sizes)
+    return replace(thin, scales=_ratios(sums[::2].tolist(), sums[1::2].tolist()))
 
 
 def check_della(*, density: Sequence[float], epsilon: Sequence[float]) -> None:
@@ -177,10 +189,17 @@ def _restored(thin: Thin, scan: Scan, *, rescale: bool) -> Thin:
         return [*whole, *apply(whole)]
 
     sums = scan.sum(sizes)
-    ratios = tuple(
-        float(full / left) if left > 0 else 1.0 for full, left in zip(sums[:count], sums[count:], strict=True)
-    )
-    return replace(thin, scales=ratios)
+    return replace(thin, scales=_ratios(sums[:count].tolist(), sums[count:].tolist()))
+
+
+def _whole_and_kept(delta: Array, mask: Array) -> tuple[Array, Array]:
+    size = abs(delta)
+    return size, size * as_mask(mask, size)
+
+
+def _ratios(full: Sequence[float], left: Sequence[float]) -> tuple[float, ...]:
+    """The factors that restore sums of magnitudes; 1 where nothing is left to scale."""
+    return tuple(float(a / b) if b > 0 else 1.0 for a, b in zip(full, left, strict=True))
 
 
 def _masked(mask: Array, delta: Array, scale: float) -> Array:
