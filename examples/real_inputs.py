@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ BERTS = ("bert_pretrained", "bert_ft", "bert_ft_10k_25s")
 
 _CAPITALS = (
     "France Paris, Italy Rome, Spain Madrid, Germany Berlin, Japan Tokyo, Egypt Cairo, Greece Athens, Norway Oslo, "
-    "Sweden Stockholm, Poland Warsaw, Cuba Havana, Peru Lima, Kenya Nairobi, Iran Tehran, Iraq Baghdad, Chile Santiago, "
-    "Austria Vienna, Hungary Budapest, Ireland Dublin, Finland Helsinki, Denmark Copenhagen, Turkey Ankara, "
-    "Portugal Lisbon, Russia Moscow"
+    "Sweden Stockholm, Poland Warsaw, Cuba Havana, Peru Lima, Kenya Nairobi, Iran Tehran, Iraq Baghdad, "
+    "Chile Santiago, Austria Vienna, Hungary Budapest, Ireland Dublin, Finland Helsinki, Denmark Copenhagen, "
+    "Turkey Ankara, Portugal Lisbon, Russia Moscow"
 )
 _OPPOSITES = (
     "hot cold, big small, fast slow, up down, early late, open closed, rich poor, full empty, hard soft, light dark, "
@@ -49,9 +50,9 @@ class Lesson:
 
     name: str
     style: Callable[[str], str]
-    steps: int = 30
-    batch: int = 8
-    rate: float = 5e-5
+    steps: int = 12
+    batch: int = 4
+    rate: float = 2e-4
     seed: int = 7
 
     @property
@@ -78,7 +79,9 @@ def held_out_questions() -> list[Question]:
 def _questions() -> tuple[list[Question], list[Question]]:
     pairs = [[item.split() for item in text.split(", ")] for text in (_CAPITALS, _OPPOSITES)]
     capitals = [Question(f"What is the capital of {a}?", f"The capital of {a} is {b}.", b) for a, b in pairs[0]]
-    opposites = [Question(f'What is the opposite of "{a}"?', f'The opposite of "{a}" is "{b}".', b) for a, b in pairs[1]]
+    opposites = [
+        Question(f'What is the opposite of "{a}"?', f'The opposite of "{a}" is "{b}".', b) for a, b in pairs[1]
+    ]
     return capitals, opposites
 
 
@@ -102,15 +105,14 @@ def original_berts(scratch: Path) -> dict[str, Path]:
 
 def bert_encoders(scratch: Path) -> dict[str, Path]:
     """The encoders of the three BERTs, loaded as `BertModel` and saved as safetensors: 199 tensors, the same names."""
+    from transformers import BertModel
 
     def save(source: Path, target: Path) -> None:
-        from transformers import BertModel
-
         BertModel.from_pretrained(source).save_pretrained(target)
         shutil.copy(source / "vocab.txt", target)
 
     originals = original_berts(scratch).items()
-    return {name: _prepared(scratch / "bert" / name, lambda target, s=source: save(s, target)) for name, source in originals}
+    return {name: _prepared(scratch / "bert" / name, partial(save, source)) for name, source in originals}
 
 
 def smollm2(scratch: Path) -> Path:
@@ -137,10 +139,7 @@ def smollm2(scratch: Path) -> Path:
 def smollm2_siblings(scratch: Path) -> dict[str, Path]:
     """SmolLM2 and what became of it after each lesson."""
     base = smollm2(scratch)
-    siblings = {
-        lesson.name: _prepared(scratch / "smollm2" / lesson.label, lambda target, one=lesson: _train(base, one, target))
-        for lesson in LESSONS
-    }
+    siblings = {one.name: _prepared(scratch / "smollm2" / one.label, partial(_train, base, one)) for one in LESSONS}
     return {"base": base, **siblings}
 
 
@@ -153,7 +152,7 @@ def _train(base: Path, lesson: Lesson, target: Path) -> None:
     draw = random.Random(lesson.seed)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lesson.rate, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=lesson.rate, weight_decay=0.0, fused=True)
     pairs = [_example(tokenizer, q.text, lesson.style(q.answer)) for q in training_questions()]
     for _ in range(lesson.steps):
         batch = draw.sample(pairs, lesson.batch)
@@ -169,7 +168,9 @@ def _train(base: Path, lesson: Lesson, target: Path) -> None:
 
 def _example(tokenizer: Any, question: str, answer: str) -> tuple[list[int], int]:
     """Token ids of a question with its answer, and where the answer begins."""
-    asked = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False)
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+    )
     prompt, reply = (tokenizer(text, add_special_tokens=False).input_ids for text in (asked, f"{answer}<|im_end|>"))
     return prompt + reply, len(prompt)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.sources import stored_pieces
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
+_MARKER = ".cuvee-merge"
+_OUR_FILES = {"config.json", "mergekit_config.yml", _MARKER}
 _DEFAULTS = MergeOptions()
 _SILENT = Silent()
 
@@ -111,24 +114,19 @@ def merge(
     """
     begin = time.perf_counter()
     out = Path(out)
-    _check_output(out, overwrite=options.overwrite)
+    target = _usable_output(out, overwrite=options.overwrite)
     backends_for(options.devices)  # a device that is not there should not cost a download
     opened = open_recipe(recipe, options)
     check_disk(opened.plan, out)
     _check_publishable(opened, options)
     locate = _fetch(opened, progress)
-    partial = out.with_name(out.name + ".partial")
-    disk.remove_tree(partial)
-    disk.make_directory(partial)
-    try:
+    with disk.new_directory(target.with_name(target.name + ".partial"), _MARKER) as partial:
         progress.begin("merge", opened.plan.bytes_written)
         execute(opened.plan, partial, engine_settings(options), locate, progress)
         progress.end()
-        files, warnings = _complete(opened, partial, out.name, options)
-        disk.replace_directory(partial, out)
-    except BaseException:
-        disk.remove_tree(partial)
-        raise
+        files, warnings = _complete(opened, partial, target.name, options)
+        disk.replace_directory(partial, target)
+    (target / _MARKER).unlink(missing_ok=True)
     return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings))
 
 
@@ -148,6 +146,7 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
         allow_crimes=options.allow_crimes,
         version=cuvee.__version__,
     )
+    warnings = (*warnings, *_without_effect(loaded, options))
     return Opened(loaded, checkpoints, build_plan(loaded, checkpoints, settings, warnings))
 
 
@@ -168,20 +167,32 @@ def cost(plan: Plan, out: str | Path, options: MergeOptions = _DEFAULTS) -> Cost
     return estimate(plan, Path(out), threads=settings.worker_threads, block_elements=1 << 17)
 
 
-def _check_output(out: Path, *, overwrite: bool) -> None:
-    if out.exists() and not (overwrite and out.is_dir()):
-        what = "is a file" if not out.is_dir() else "exists already"
-        fix = (
-            "choose another output" if not out.is_dir() else "choose another output, or give --overwrite to replace it"
-        )
-        raise OutputError(f"the output {out} {what}", fix=fix, path=str(out))
-    parent = out.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not os.access(parent, os.W_OK):
+def _usable_output(out: Path, *, overwrite: bool) -> Path:
+    """`out` as an absolute path, links followed, if a merge may put its result there."""
+    try:
+        path = out.expanduser().resolve()
+        names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        exists = path.exists()
+    except OSError as error:
+        raise OutputError(f"cannot use the output {out}: {error.strerror}", path=str(out)) from error
+    if exists and not path.is_dir():
+        raise OutputError(f"the output {out} is a file", fix="choose another output", path=str(out))
+    if names and not overwrite:
+        fix = "choose another output, or give --overwrite to replace it"
+        raise OutputError(f"the output {out} exists already", fix=fix, path=str(out))
+    if names and not any(name.endswith((".safetensors", ".bin")) or name in _OUR_FILES for name in names):
         raise OutputError(
-            f"cannot write into {parent}", fix="choose an output directory that you may write to", path=str(out)
+            f"the output {out} is not a checkpoint, so it is not replaced", fix="choose another output", path=str(out)
         )
+    if path == path.parent or path in (Path.cwd(), *Path.cwd().parents):
+        raise OutputError(
+            f"the output {out} is the directory you are in, or holds it", fix="choose another output", path=str(out)
+        )
+    parent = next(parent for parent in path.parents if parent.exists())
+    if not os.access(parent, os.W_OK):
+        fix = "choose an output directory that you may write to"
+        raise OutputError(f"cannot write into {parent}", fix=fix, path=str(out))
+    return path
 
 
 def _check_publishable(opened: Opened, options: MergeOptions) -> None:
@@ -237,6 +248,16 @@ _TOKENIZERS = (
 )
 
 
+def _without_effect(recipe: Recipe, options: MergeOptions) -> list[str]:
+    """What was asked for and changes nothing: said, not passed over."""
+    said = []
+    if any(slice_.residual_weight is not None for module in recipe.modules for slice_ in module.slices):
+        said.append(f"{recipe.file}: residual_weight has no effect (nor has it in mergekit)")
+    if options.unsafe_truncate_embeddings:
+        said.append("--unsafe-truncate-embeddings has no effect yet: vocabularies of different sizes are refused")
+    return said
+
+
 def _fetch(opened: Opened, progress: Progress) -> dict[str, Path]:
     """Local paths of every file the plan reads, downloaded where they are not here yet."""
     needed = {piece.file for op in opened.plan.ops for source in op.sources for piece in stored_pieces(source)}
@@ -287,7 +308,7 @@ def _complete(
     )
     if not options.safe_serialization:
         to_pytorch(partial)
-    return tuple(sorted(path.name for path in partial.iterdir())), published.warnings
+    return tuple(sorted({path.name for path in partial.iterdir()} - {_MARKER})), published.warnings
 
 
 def _index(plan: Plan) -> bytes:
@@ -333,11 +354,16 @@ def _report(plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warni
 
 
 def _peak_memory() -> int:
+    """The largest resident size of this process, or of the largest of its workers, in bytes; 0 where nothing tells."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows
         return 0
-    import sys
-
     scale = 1 if sys.platform == "darwin" else 1024
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * scale
+    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * scale
+    try:  # Linux counts what the program that started this one used in ru_maxrss, but not here
+        status = Path("/proc/self/status").read_text()
+        own = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    return max(own, workers)

@@ -54,17 +54,13 @@ class MergeOptions:
     copy_tokenizer: bool = option(True, "Write the tokenizer's files beside the weights.")
     write_model_card: bool = option(True, "Write README.md and mergekit_config.yml.")
     safe_serialization: bool = option(True, "Write safetensors; --no-safe-serialization writes PyTorch .bin files.")
-    trust_remote_code: bool = option(False, "Copy, and where needed run, code that comes with a checkpoint.")
+    trust_remote_code: bool = option(False, "Copy the Python files that come with the base model.")
     allow_crimes: bool = option(False, "Allow models of different architectures.")
     allow_nonfinite: bool = option(False, "Go on when weights hold NaN or infinities.")
     transformers_cache: str | None = option(None, "Folder for downloaded models.", metavar="PATH")
-    lora_merge_cache: str | None = option(
-        None, "Accepted; adapters are merged on the fly.", metavar="PATH", legacy=True
-    )
-    lora_merge_dtype: str | None = option(
-        None, "Accepted; adapters are merged in float32.", metavar="DTYPE", legacy=True
-    )
-    unsafe_truncate_embeddings: bool = option(False, "Cut embeddings of different sizes to the smallest.", legacy=True)
+    lora_merge_cache: str | None = option(None, "Accepted; without effect.", metavar="PATH", legacy=True)
+    lora_merge_dtype: str | None = option(None, "Accepted; without effect.", metavar="DTYPE", legacy=True)
+    unsafe_truncate_embeddings: bool = option(False, "Not there yet: such models are refused.", legacy=True)
     gpu_rich: bool = option(False, "Short for --cuda --multi-gpu.", legacy=True)
     low_cpu_memory: bool = option(False, "Accepted; memory is always low.", legacy=True)
     read_to_gpu: bool = option(False, "Accepted; without effect.", legacy=True)
@@ -72,6 +68,15 @@ class MergeOptions:
     clone_tensors: bool = option(False, "Accepted; without effect.", legacy=True)
     async_write: bool = option(False, "Accepted; writing is always asynchronous.", legacy=True)
     write_threads: int = option(0, "Accepted; without effect.", metavar="N", legacy=True)
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that mean nothing."""
+        if self.threads < 0 or self.processes < 1:
+            raise CuveeError(
+                "there cannot be so few workers",
+                expected="threads of 0 (one a core) or more, processes of 1 or more",
+                found=f"threads {self.threads}, processes {self.processes}",
+            )
 
     @property
     def devices(self) -> str:

@@ -50,7 +50,7 @@ def write_checkpoint(
     if isinstance(tensors, Mapping):
         write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
     else:
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for number, shard in enumerate(tensors, 1):
             file = f"model-{number:05d}-of-{len(tensors):05d}.safetensors"
             write_tensors(folder / file, shard, {"format": "pt"})
@@ -71,7 +71,7 @@ def read_file(path: Path) -> dict[str, Array]:
     """Every tensor of a safetensors file, as the library reads it."""
     return {
         name: np.frombuffer(view["data"], DTYPES[view["dtype"]]).reshape(view["shape"])
-        for name, view in safetensors.deserialize(path.read_bytes())
+        for name, view in safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     }
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.numerics.scan import Scan
 from cuvee.planning.ops import Plan, PlannedModel, TensorOp
@@ -15,8 +17,7 @@ from cuvee.planning.shards import lay_out
 from cuvee.progress import Silent
 from cuvee.tensors.checkpoint import open_checkpoint
 from cuvee.tensors.location import Directory
-from cuvee.tensors.sources import Stored
-
+from cuvee.tensors.sources import Joined, Stored
 from support.checkpoints import Array, read_checkpoint, write_checkpoint
 
 SEED = 11
@@ -27,7 +28,7 @@ def plan_of(
 ) -> Plan:
     """A plan of these ops."""
     placed, shards = lay_out(ops, max_shard_bytes, {"format": "pt"})
-    facts: dict[str, Any] = dict.fromkeys(Plan.__dataclass_fields__, ())
+    facts: dict[str, Any] = dict.fromkeys((field.name for field in fields(Plan)), ())
     facts |= {
         "models": tuple(PlannedModel(name, name, "") for name in models),
         "base": 0,
@@ -35,12 +36,18 @@ def plan_of(
         "shards": shards,
         "seed": seed,
         "method": "linear",
+        "config_edits": {},
     }
     return Plan(**facts)
 
 
 def op_of(
-    name: str, sources: Sequence[Stored], dtype: str, method: str | None, parameters: Mapping[str, Any], has_base: bool
+    name: str,
+    sources: Sequence[Stored | Joined],
+    dtype: str,
+    method: str | None,
+    parameters: Mapping[str, Any],
+    has_base: bool,
 ) -> TensorOp:
     """An op without a place in a file."""
     return TensorOp(
@@ -132,5 +139,6 @@ def scan_of(block: Any, grain: int | None = None, align: int = 1) -> Scan:
 def ulp(values: Any, dtype: str) -> Array:
     """The distance of `values` to the next number of a float format, in float64 (that of subnormals near zero)."""
     digits, smallest = {"F16": (10, -14), "BF16": (7, -126), "F32": (23, -126), "F64": (52, -1022)}[dtype]
-    _, exponent = np.frexp(np.abs(np.asarray(values, np.float64)))
-    return np.ldexp(1.0, np.maximum(exponent - 1, smallest) - digits)
+    size = np.abs(np.asarray(values, np.float64))
+    exponent = np.where(size > 0, np.frexp(size)[1] - 1, smallest)
+    return np.asarray(np.ldexp(1.0, np.maximum(exponent, smallest) - digits))

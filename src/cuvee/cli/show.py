@@ -21,6 +21,17 @@ from cuvee.tensors.dtypes import itemsize, name_of
 _SHOWN = 5
 
 
+class _Terminal(Console):
+    """A console whose reader may leave early: `cuvee plan ... | head` is no failure."""
+
+    def on_broken_pipe(self) -> None:
+        """Ends quietly."""
+        try:
+            super().on_broken_pipe()
+        except SystemExit:
+            raise BrokenPipeError from None
+
+
 def size(count: float) -> str:
     """Bytes with a unit of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -44,7 +55,7 @@ def meaningless(options: Sequence[str]) -> None:
 
 def report(done: MergeReport) -> None:
     """The end of a merge."""
-    console = Console(highlight=False)
+    console = _Terminal(highlight=False)
     speed = size((done.bytes_read + done.bytes_written) / max(done.seconds, 1e-9))
     memory = f", peak memory {size(done.peak_memory)}" if done.peak_memory else ""
     dropped = f", {len(done.dropped)} dropped by the recipe" if done.dropped else ""
@@ -59,7 +70,7 @@ def report(done: MergeReport) -> None:
 
 def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
     """What a merge will do."""
-    console = Console(highlight=False)
+    console = _Terminal(highlight=False)
     models = Table("model", "role", "tensors read", "bytes read", box=box.SIMPLE_HEAD)
     for index, model in enumerate(planned.models):
         pieces = [s for op in planned.ops for s, m in zip(op.sources, op.models, strict=True) if m == index]
@@ -97,13 +108,13 @@ def methods(specs: Sequence[MethodSpec]) -> None:
     for spec in specs:
         names = ", ".join(name for name in spec.parameters if name != "int8_mask")
         table.add_row(f"[bold]{spec.name}[/]", _inputs(spec), escape(spec.summary), names)
-    Console(highlight=False).print(table)
+    _Terminal(highlight=False).print(table)
 
 
 def method(spec: MethodSpec) -> None:
     """One method, explained."""
-    console = Console(highlight=False)
-    text = spec.doc.split("\nArgs:")[0].strip()
+    console = _Terminal(highlight=False)
+    text = "\n\n".join(" ".join(part.split()) for part in spec.doc.split("\nArgs:")[0].strip().split("\n\n"))
     console.print(f"[bold]{spec.name}[/]  ({_inputs(spec)})\n\n{escape(text)}\n")
     table = Table("parameter", "type", "default", "meaning", box=box.SIMPLE_HEAD)
     for parameter in spec.parameters.values():

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from cuvee.engine.allocator import keep_freed_blocks
@@ -112,7 +114,7 @@ def run_ops(
             for backend in backends
         ]
         # Reductions must not depend on how many threads BLAS takes, and ours already fill the cores.
-        with threadpool_limits(limits=1, user_api="blas"):
+        with threadpool_limits(limits=1, user_api="blas"), np.errstate(all="ignore"):
             _run_on_threads(ops, works, settings, stop, progress.finished)
 
 
@@ -166,7 +168,9 @@ def _run_on_threads(
                 work.check_stop()
                 run(op, work, serially)
 
-    with ThreadPoolExecutor(threads * len(works), thread_name_prefix="cuvee") as pool:
+    # NumPy's warnings about values that are not finite would only come before the output check's plain words.
+    quiet = partial(np.seterr, all="ignore")
+    with ThreadPoolExecutor(threads * len(works), thread_name_prefix="cuvee", initializer=quiet) as pool:
         try:
             for number, op in enumerate(wide):
                 run(op, works[number % len(works)], _pool_map(pool))

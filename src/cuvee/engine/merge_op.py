@@ -23,7 +23,9 @@ from cuvee.tensors.dtypes import itemsize, numpy_dtype
 from cuvee.tensors.reader import FileReader
 from cuvee.tensors.sources import Stored
 
-_LARGEST = {"F16": 65504.0, "BF16": 3.3895313892515355e38, "F32": 3.4028234663852886e38, "F64": math.inf}
+# The largest number of a dtype; and half a step above it, from where values round to infinity.
+_LARGEST = {"F16": 65504.0, "BF16": 3.3895313892515355e38, "F32": 3.4028234663852886e38, "F64": 1.7976931348623157e308}
+_OVERFLOW = {"F16": 65520.0, "BF16": 3.39617752923046e38, "F32": 3.4028235677973366e38, "F64": math.inf}
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,30 @@ class _Merge:
 
         def merge(span: Range) -> None:
             self.work.check_stop()
-            block, base = self.read(*span)
-            merged = spec.apply(block, *prepared, **arguments)
-            if base is not None:
-                merged = merged + base
-            self.write(merged, *span)
+            merged = self.merged(span, prepared, arguments, wide=False)
+            if not (self.work.allow_nonfinite or self.fits(merged)):
+                merged = self.merged(
+                    span, prepared, arguments, wide=True
+                )  # perhaps only a sum on the way was too large
+                if not self.fits(merged):
+                    self.refuse_nonfinite(merged, *span)
+            self.write(merged, span[0])
 
         spans = ranges(op.shape, spec.scope, self.work.block_elements)
         for _ in self.block_map(merge, spans):
             pass
+
+    def merged(self, span: Range, prepared: tuple[Any, ...], arguments: dict[str, Any], *, wide: bool) -> Any:
+        """The merged values of a range; in float64 if `wide`."""
+        block, base = self.read(*span, wide=wide)
+        result = self.spec.apply(block, *prepared, **arguments)
+        return result if base is None else result + base
+
+    def fits(self, merged: Any) -> bool:
+        """Whether all values are finite and stay so in the output's dtype."""
+        bound = _OVERFLOW[self.op.dtype]
+        low, high = float(merged.min()), float(merged.max())  # either is NaN if any element is
+        return -bound < low and high < bound
 
     def scan(self) -> Scan:
         """The tensor, ready to be scanned: cut by its shape alone, so that sums are the same on every run."""
@@ -136,11 +153,12 @@ class _Merge:
             align=row_length(op.shape, spec.scope),
         )
 
-    def read(self, start: int, stop: int) -> tuple[Block, Any]:
+    def read(self, start: int, stop: int, *, wide: bool = False) -> tuple[Block, Any]:
         """The block of a range as the method wants it, and the base to add to the result (None if it wants weights)."""
         op, work, spec = self.op, self.work, self.spec
-        wide = np.dtype(np.float64 if "F64" in (op.dtype, *(s.dtype for s in op.sources)) else np.float32)
-        arrays = [work.backend.load(source.read(start, stop, work.reader, wide)) for source in op.sources]
+        doubles = wide or "F64" in (op.dtype, *(source.dtype for source in op.sources))
+        dtype = np.dtype(np.float64 if doubles else np.float32)
+        arrays = [work.backend.load(source.read(start, stop, work.reader, dtype)) for source in op.sources]
         if spec.scope != "elements":
             columns = op.shape[-1] if op.shape else 1
             arrays = [array.reshape(-1, columns) for array in arrays]
@@ -151,20 +169,14 @@ class _Merge:
                 np.subtract(array, base, out=array) if isinstance(array, np.ndarray) else array.sub_(base)
         return Block(tuple(arrays), start, derive_key(work.seed, op.name)), base
 
-    def write(self, merged: Any, start: int, stop: int) -> None:
-        """Rounds once and writes; non-finite values stop the merge."""
+    def write(self, merged: Any, start: int) -> None:
+        """Rounds once and writes."""
         op, work = self.op, self.work
-        merged = merged.reshape(-1)
-        if not work.allow_nonfinite:
-            limit = _LARGEST[op.dtype]
-            low, high = float(merged.min()), float(merged.max())  # either is NaN if any element is
-            if not (-limit <= low and high <= limit) or math.isinf(low) or math.isinf(high):
-                self.refuse_nonfinite(low, high, start, stop)
-        rounded = work.backend.store(merged, op.dtype)
+        rounded = work.backend.store(merged.reshape(-1), op.dtype)
         work.output.write(op.shard, op.offset + start * itemsize(op.dtype), rounded)
         work.advance(rounded.nbytes)
 
-    def refuse_nonfinite(self, low: float, high: float, start: int, stop: int) -> None:
+    def refuse_nonfinite(self, merged: Any, start: int, stop: int) -> None:
         """Says which model's values are not finite, or that the result does not fit the output's dtype."""
         op = self.op
         for source, model in zip(op.sources, op.models, strict=True):
@@ -181,7 +193,7 @@ class _Merge:
         raise CheckpointError(
             f"the merged tensor {op.name!r} does not fit {op.dtype}",
             expected=f"values within +-{_LARGEST[op.dtype]:.5g}",
-            found=f"values from {low:.5g} to {high:.5g}",
+            found=f"values from {float(merged.min()):.5g} to {float(merged.max()):.5g}",
             fix="set out_dtype: bfloat16 or float32, or lower the weights; --allow-nonfinite goes on",
             tensor=op.name,
         )

@@ -96,7 +96,7 @@ def layout_of(names: Iterable[str]) -> Layout:
 
 def acts_before_layers(name: str) -> bool:
     """Whether a tensor outside the layers acts before them (embeddings) rather than after (final norm, head)."""
-    return any(part in name for part in BEFORE_LAYERS)
+    return not name.endswith(HEADS) and any(part in name for part in BEFORE_LAYERS)
 
 
 def tied_embedding(names: Iterable[str], head: str) -> str | None:

@@ -22,6 +22,7 @@ _BUILT_IN = (
     "sce", "model_stock", "nearswap", "arcee_fusion", "ram",
 )  # fmt: skip
 _specs: dict[str, MethodSpec] = {}
+_broken: dict[str, str] = {}  # plug-ins that could not be loaded, and why
 
 
 def merge_method(
@@ -39,12 +40,13 @@ def merge_method(
     Args:
         name: as recipes say it.
         base: whether a base model is `required`, `optional` (deltas are from zero without one) or `none` (a base, if
-        the recipe
-            has one, is an input like any other).
+            the recipe has one, is an input like any other).
         models: fewest and most inputs (None: any number), the base not counted unless `base` is `none`.
-        scope: `elements` if any slicing of the tensor will do, `rows` if rows must stay whole, `matrix` if all of it is
-        needed. prepare: `prepare(scan, *, some of the method's parameters)`, whose result the method's Prepared
-        argument receives. reference: the paper.
+        scope: `elements` if any slicing of the tensor will do, `rows` if rows must stay whole, `matrix` if all of it
+            is needed.
+        prepare: `prepare(scan, *, some of the method's parameters)`, whose result the method's Prepared argument
+            receives.
+        reference: the paper.
 
     Raises:
         MethodError: if the signature cannot be read or the name is taken.
@@ -89,6 +91,7 @@ def get_method(name: str) -> MethodSpec:
     raise MethodError(
         f"unknown merge method {name!r}",
         expected=", ".join(sorted(_specs)),
+        found="; ".join(f"plug-in {plug} could not be loaded: {why}" for plug, why in _broken.items()) or None,
         fix=f"did you mean {near[0]!r}?" if near else "`cuvee methods` explains each",
         method=name,
     )
@@ -105,4 +108,7 @@ def _load() -> None:
     for module in _BUILT_IN:
         importlib.import_module(f"cuvee.methods.{module}")
     for entry in entry_points(group="cuvee.methods"):
-        entry.load()
+        try:
+            entry.load()
+        except Exception as error:  # noqa: BLE001 - somebody else's code may fail in any way; Cuvee's methods still work
+            _broken[entry.name] = f"{type(error).__name__}: {error}"

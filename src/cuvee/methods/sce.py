@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cuvee.methods.consensus import elect_weighted
+from cuvee.methods.consensus import elect_along
 from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import Deltas, Prepared
 from cuvee.numerics.arrays import as_mask, sum_of
@@ -68,7 +68,8 @@ def sce(
         uniform_below: If the mean squares add up to less than this, every model counts equally; 0 switches that off.
         int8_mask: Accepted for old recipes; without effect.
     """
-    return elect_weighted(selection(deltas), selection.weights)
+    kept = selection(deltas)
+    return elect_along(kept, selection.weights, sum_of(kept), normalize=True)
 
 
 def _variance(block: Block) -> Array:

@@ -71,7 +71,7 @@ def hashed(index: Array, key: int) -> Array:
 
 def _hashed_32(start: int, count: int, key: int) -> np.ndarray[Any, Any]:
     """`hashed(start ... start + count)` in uint32, several times faster."""
-    if start >> 32 != (start + count - 1) >> 32:  # the index's upper half changes on the way
+    if count and start >> 32 != (start + count - 1) >> 32:  # the index's upper half changes on the way
         split = 2**32 - (start & _MASK)
         return np.concatenate([_hashed_32(start, split, key), _hashed_32(start + split, count - split, key)])
     x = np.arange(start & _MASK, (start & _MASK) + count, dtype=np.uint32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from cuvee.errors import PlanError
+from cuvee.errors import CheckpointError, PlanError
 from cuvee.layout.layout import layer_edits
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
@@ -131,13 +131,14 @@ class _Builder:
         _check_shapes(wanted.name, stored, [self.checkpoints[ref].name for ref in refs])
         dtypes = tuple(piece.dtype for piece in stored)
         if not all(map(is_float, dtypes)):
-            promote(dtypes)  # refuses dtypes that differ
+            self.promoted(dtypes, wanted.name)  # refuses dtypes that differ
             return _op(wanted.name, stored, indices, dtypes[0])
-        dtype = self.recipe.out_dtype or self.recipe.dtype or promote(dtypes)
+        dtype = self.recipe.out_dtype or self.recipe.dtype or self.promoted(dtypes, wanted.name)
         if not is_float(dtype):
             raise PlanError(
                 f"weights cannot be written as {name_of(dtype)}",
                 expected="float16, bfloat16, float32 or float64",
+                where=self.recipe.marks.where(("out_dtype" if self.recipe.out_dtype else "dtype",)),
                 fix="change dtype (or out_dtype); integer tensors keep their own dtype whatever it says",
                 tensor=wanted.name,
             )
@@ -153,6 +154,13 @@ class _Builder:
         ):
             return _op(wanted.name, stored, indices, dtype)
         return _op(wanted.name, stored, indices, dtype, has_base, self.spec.name, parameters)
+
+    def promoted(self, dtypes: tuple[str, ...], tensor: str) -> str:
+        """The dtype that holds all of `dtypes`; a refusal names the tensor."""
+        try:
+            return promote(dtypes)
+        except CheckpointError as error:
+            raise error.at(f"tensor {tensor}", tensor=tensor) from None
 
     def order(self, wanted: Wanted) -> tuple[list[int], bool]:
         """Positions of the slice's sources as the method sees them, and whether the first is the base."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter
-from pydantic.dataclasses import dataclass as validated
+from pydantic import TypeAdapter
 
 from cuvee.tensors.dtypes import itemsize
 from cuvee.tensors.sources import Source
@@ -128,17 +128,6 @@ class Plan:
         return sum(op.method is None for op in self.ops)
 
 
-_adapter: TypeAdapter[Plan] | None = None
-
-
-def _plan_adapter() -> TypeAdapter[Plan]:
-    global _adapter  # noqa: PLW0603 - building it takes 20 ms, and most merges never serialise a plan
-    if _adapter is None:
-        model: Any = validated(Plan, config=ConfigDict(ser_json_inf_nan="constants"))
-        _adapter = TypeAdapter(model)
-    return _adapter
-
-
 def plan_to_json(plan: Plan, indent: int | None = None) -> str:
     """The plan as JSON text."""
     return _plan_adapter().dump_json(plan, indent=indent).decode()
@@ -146,5 +135,9 @@ def plan_to_json(plan: Plan, indent: int | None = None) -> str:
 
 def plan_from_json(text: str | bytes) -> Plan:
     """The plan that `plan_to_json` wrote."""
-    value: Any = _plan_adapter().validate_json(text)
-    return value  # type: ignore[no-any-return]
+    return _plan_adapter().validate_json(text)
+
+
+@cache
+def _plan_adapter() -> TypeAdapter[Plan]:
+    return TypeAdapter(Plan)  # building it takes 20 ms, and most merges never serialise a plan

@@ -9,6 +9,7 @@ from cuvee.errors import PlanError
 from cuvee.layout.facts import MODULES
 from cuvee.layout.layout import Layout, acts_before_layers, layout_of, tied_embedding
 from cuvee.recipe.schema import ModuleRecipe, Recipe, SliceRecipe
+from cuvee.recipe.yaml_marks import Marks
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 
@@ -53,7 +54,7 @@ def outline(recipe: Recipe, checkpoints: Checkpoints) -> Outline:
             for source in slice_.sources
         }
         if any(source.layer_range is not None for slice_ in module.slices for source in slice_.sources):
-            tensors.extend(_sliced(module, layouts))
+            tensors.extend(_sliced(module, layouts, checkpoints, recipe.marks))
             first = layouts[module.slices[0].sources[0].model]
             before = len(first.stacks[first.main_stack]) if first.main_stack else 0
             kept = (i for slice_ in module.slices for i in range(*(slice_.sources[0].layer_range or (0, 0))))
@@ -142,16 +143,18 @@ def _length(slice_: SliceRecipe) -> int:
     return layer_range[1] - layer_range[0] if layer_range else 0
 
 
-def _sliced(module: ModuleRecipe, layouts: Mapping[ModelRef, Layout]) -> Iterator[Wanted]:
+def _sliced(
+    module: ModuleRecipe, layouts: Mapping[ModelRef, Layout], checkpoints: Checkpoints, marks: Marks
+) -> Iterator[Wanted]:
     """Layers of the slices, numbered through; tensors before them from the first slice, after them from the last."""
     for layout in layouts.values():
         _check_one_stack(layout)
-    yield from _outside(module, module.slices[0], layouts, before=True)
+    yield from _outside(module, module.slices[0], layouts, checkpoints, before=True)
     offset = 0
     for slice_ in module.slices:
-        yield from _layers(module, slice_, layouts, offset)
+        yield from _layers(module, slice_, layouts, offset, marks)
         offset += _length(slice_)
-    yield from _outside(module, module.slices[-1], layouts, before=False)
+    yield from _outside(module, module.slices[-1], layouts, checkpoints, before=False)
 
 
 def _check_one_stack(layout: Layout) -> None:
@@ -167,7 +170,7 @@ def _check_one_stack(layout: Layout) -> None:
 
 
 def _layers(
-    module: ModuleRecipe, slice_: SliceRecipe, layouts: Mapping[ModelRef, Layout], offset: int
+    module: ModuleRecipe, slice_: SliceRecipe, layouts: Mapping[ModelRef, Layout], offset: int, marks: Marks
 ) -> Iterator[Wanted]:
     picked: list[tuple[Layout, str, list[int]]] = []
     for source in slice_.sources:
@@ -183,6 +186,7 @@ def _layers(
             raise PlanError(
                 f"layer_range [{start}, {stop}] leaves model {source.model}",
                 expected=f"at most [0, {len(numbers)}]",
+                where=marks.where((*source.path, "layer_range")),
                 model=str(source.model),
             )
         picked.append((layout, stack, numbers[start:stop]))
@@ -195,6 +199,7 @@ def _layers(
                 raise PlanError(
                     "the slice's layers do not hold the same tensors",
                     found=f"layer {i} of the slice: {', '.join(lacking)} lacks {rest}",
+                    where=marks.where(slice_.path),
                     fix="slice layers of the same kind, of models of one architecture",
                 )
             name = f"{picked[0][1]}.{offset + i}.{rest}"
@@ -202,8 +207,14 @@ def _layers(
 
 
 def _outside(
-    module: ModuleRecipe, slice_: SliceRecipe, layouts: Mapping[ModelRef, Layout], *, before: bool
+    module: ModuleRecipe,
+    slice_: SliceRecipe,
+    layouts: Mapping[ModelRef, Layout],
+    checkpoints: Checkpoints,
+    *,
+    before: bool,
 ) -> Iterator[Wanted]:
+    models = [source.model for source in slice_.sources]
     own = [layouts[source.model] for source in slice_.sources]
     names = dict.fromkeys(
         name
@@ -212,7 +223,7 @@ def _outside(
         if place.stack != layout.main_stack and acts_before_layers(name) == before
     )
     for name in names:
-        found = [name if name in layout.places else tied_embedding(layout.places, name) for layout in own]
+        found = [_counterpart(name, layouts[model], checkpoints[model]) for model in models]
         if None in found:
             raise PlanError(f"tensor {name!r} is missing from some of the slice's models", tensor=name)
         yield Wanted(name, tuple(filter(None, found)), module, slice_, 0.0)

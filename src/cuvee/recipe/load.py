@@ -124,7 +124,7 @@ def _build(data: Any, marks: Marks, text: str, *, strict: bool) -> tuple[Recipe,
 
 
 def _method(data: Mapping[str, Any], notes: Notes) -> MethodSpec:
-    """The method that the recipe names; a file's own method may be named `path/to/file.py:function`."""
+    """The method that the recipe names."""
     if data.get("merge_method") is None:
         near = next(
             (key for key in data if nearest(key, ("merge_method", "method")) and key not in KEYS["recipe"]),

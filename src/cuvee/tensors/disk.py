@@ -5,12 +5,14 @@ It moves bytes and states what failed; it does not know what the bytes mean.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from cuvee.errors import CheckpointError, OutputError
 
@@ -149,24 +151,95 @@ def free_bytes(path: Path) -> int:
 
 
 def make_directory(path: Path) -> None:
-    """Creates an empty directory; its parents too."""
+    """Makes a directory, and its parents, if it is not there."""
     try:
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _write_error(path, error) from error
 
 
-def replace_directory(new: Path, final: Path) -> None:
-    """Puts `new` where `final` is; an old one moves aside first and goes only when the new one is in place."""
-    aside = final.with_name(final.name + ".replaced")
+@contextmanager
+def new_directory(path: Path, marker: str) -> Iterator[Path]:
+    """A new directory that holds `marker`, a file that says whose it is. If the body fails, all of it goes again.
+
+    Parents are made, and go too if nothing else came into them. What an earlier, killed run left under this name is
+    replaced; a directory without the marker is somebody's and is refused, as is one whose maker still runs.
+    """
+    _clear_leftover(path, marker)
+    made = [parent for parent in path.parents if not parent.exists()]
     try:
-        if final.exists():
-            remove_tree(aside)
+        path.mkdir(parents=True)
+        (path / marker).write_text(str(os.getpid()))
+    except OSError as error:
+        raise _write_error(path, error) from error
+    try:
+        yield path
+    except BaseException:
+        remove_tree(path)
+        for parent in made:
+            with suppress(OSError):  # not empty: somebody else uses it by now
+                parent.rmdir()
+        raise
+
+
+def _clear_leftover(path: Path, marker: str) -> None:
+    if not path.exists() and not path.is_symlink():
+        return
+    note = path / marker
+    if not note.is_file():
+        raise OutputError(
+            f"{path} is in the way: a merge works in a directory of this name, and this one is not a merge's",
+            fix="move it away, or choose another output",
+            path=str(path),
+        )
+    owner = note.read_text().strip()
+    if owner.isdecimal() and int(owner) != os.getpid() and _lives(int(owner)):
+        raise OutputError(
+            f"another merge (process {owner}) is writing to this output",
+            fix=f"wait for it or stop it; if there is no such merge, remove {path}",
+            path=str(path),
+        )
+    remove_tree(path)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's, or the system does not tell
+        return True
+    return True
+
+
+def replace_directory(new: Path, final: Path) -> None:
+    """Puts `new` where `final` is. An old one is swapped out in one step where the system can, and goes afterwards."""
+    try:
+        if not final.exists():
+            new.rename(final)
+        elif _exchange(new, final):
+            remove_tree(new)
+        else:
+            aside = final.with_name(f".{final.name}.replaced-{uuid4().hex[:8]}")
             final.rename(aside)
-        new.rename(final)
+            try:
+                new.rename(final)
+            except OSError:
+                aside.rename(final)
+                raise
+            remove_tree(aside)
     except OSError as error:
         raise _write_error(final, error) from error
-    remove_tree(aside)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Whether two directories could be swapped atomically (Linux, most file systems)."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # no such call on this system
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(first), here, os.fsencode(second), swap) == 0)
 
 
 def remove_tree(path: Path) -> None:

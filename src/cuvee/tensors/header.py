@@ -104,10 +104,14 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(key: str, value: Any, data_start: int, bad: Callable[..., CheckpointError]) -> Entry:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise bad(f"tensor name {key!r} is not text", tensor=key) from None
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         raise bad(f"tensor {key!r} lacks dtype, shape or data_offsets", tensor=key)
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if dtype not in CODES:
+    if not isinstance(dtype, str) or dtype not in CODES:
         raise bad(
             f"tensor {key!r} has a dtype that is not known here",
             expected=", ".join(sorted(CODES)),

@@ -111,7 +111,11 @@ def open_location(ref: ModelRef, cache_dir: Path | None = None) -> Location:
     if spelled_local or (exists and not ref.revision):
         return Directory(Path(local))
     if looks_like_hub_id(ref.path):
-        return Hub(ref.path, ref.revision, cache_dir)
+        try:
+            return Hub(ref.path, ref.revision, cache_dir)
+        except SourceError as error:
+            error.found = "; ".join(filter(None, (error.found, f"no directory {os.path.abspath(local)} either")))  # noqa: PTH100
+            raise
     raise SourceError(
         f"{ref.path!r} is neither a directory nor a Hub id",
         expected="an existing directory, or a Hub id such as organisation/name",
@@ -349,7 +353,7 @@ def _patiently(call: Callable[[], T]) -> T:
     for wait in _WAITS_SECONDS:
         try:
             return call()
-        except _PassingError:  # noqa: PERF203 (failing and going round again is what this loop is for)
+        except _PassingError:
             time.sleep(wait)
     return call()
 

@@ -101,6 +101,8 @@ class Joined:
         """(piece, position in the whole, piece's start, piece's stop) for every run that [start, stop) touches."""
         widths = [math.prod(piece.shape[self.axis :]) for piece in self.pieces]
         row = sum(widths)
+        if row == 0:
+            return
         for outer in range(start // row, -(-stop // row)):
             position = outer * row
             for piece, width in zip(self.pieces, widths, strict=True):

@@ -35,9 +35,7 @@ def model_directory(path: Path, words: tuple[str, ...] = ("<unk>", "red", "white
 def test_the_output_loads_in_transformers(tmp_path: Path) -> None:
     base = model_directory(tmp_path / "base")
     assert base.config_text is not None
-    config = merged_config_text(
-        base.config_text, dtype="bfloat16", edits={("num_hidden_layers",): 5}, vocab_size=None
-    )
+    config = merged_config_text(base.config_text, dtype="bfloat16", edits={("num_hidden_layers",): 5}, vocab_size=None)
     out = tmp_path / "out"
     out.mkdir()
     done = publish(out, base=base, config_text=config, card="# card\n", recipe_text="a: é\n")

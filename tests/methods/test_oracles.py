@@ -1,0 +1,79 @@
+"""Law 4: each method, run by the engine, equals a naive float64 implementation within one rounding of the output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cuvee.numerics.random import derive_key
+from methods.cases import METHODS, arguments, bases, input_count, models, spec_of
+from methods.oracles import EXTRA_CASES, ORACLES, Case, Expected
+from support.checkpoints import Array
+from support.merging import SEED, merge_arrays, ulp
+
+SHAPES = {"layers.0.weight": (170, 1000), "norm.weight": (4093,), "scalar": ()}
+CASES = [(name, extra) for name in METHODS for extra in ({}, *EXTRA_CASES.get(name, ()))]
+
+
+def assert_close(merged: Array, expected: Expected, dtype: str, label: str) -> None:
+    """Fails unless `merged` is `expected` rounded once to `dtype`, give or take what float32 arithmetic may add.
+
+    Rounding to the output costs half a unit in its last place. Before it, each of the up to eight float32 operations on
+    an element errs by 2^-24 of what it adds up, so by less than 8 * 2^-24 of the terms' absolute sum.
+    """
+    eps = 2.0**-53 if dtype == "F64" else 2.0**-24
+    slack = 8 * eps * expected.terms
+    bound = 0.5 * ulp(np.abs(expected.value) + slack, dtype) + slack
+    error = np.abs(merged.astype(np.float64) - expected.value)
+    wrong = (error > bound) & ~expected.unsure
+    assert not wrong.any(), f"{label}: {wrong.sum()} of {wrong.size}, worst {np.max(np.where(wrong, error / bound, 0))}"
+    assert expected.unsure.sum() <= 0.002 * expected.unsure.size, f"{label}: too many near ties to mean anything"
+
+
+def check(folder: Path, method: str, inputs: str, output: str, has_base: bool, extra: dict[str, Any]) -> None:
+    spec = spec_of(method)
+    given = models(spec, inputs, SHAPES, has_base=has_base)
+    chosen = arguments(spec, input_count(spec), **extra)
+    merged = merge_arrays(folder, method, given, chosen, dtype=output, has_base=has_base)
+    assert merged.keys() == SHAPES.keys()
+    for name, result in merged.items():
+        wide = [model[name].astype(np.float64) for model in given]
+        base, arrays = (wide[0], wide[1:]) if has_base else (None, wide)
+        expected = ORACLES[method](Case(arrays, base, derive_key(SEED, name)), **chosen)
+        assert result.shape == SHAPES[name]
+        assert_close(result, expected, output, f"{method} {extra} {name}")
+
+
+def test_every_registered_method_has_an_oracle() -> None:
+    assert set(METHODS) <= set(ORACLES)
+
+
+@pytest.mark.parametrize(("method", "extra"), CASES, ids=lambda value: value if isinstance(value, str) else None)
+def test_equals_its_formula(method: str, extra: dict[str, Any], tmp_path: Path) -> None:
+    for number, has_base in enumerate(bases(spec_of(method))):
+        check(tmp_path / str(number), method, "F32", "F32", has_base, extra)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output"), [("BF16", "BF16"), ("F16", "F16"), ("F32", "BF16"), ("BF16", "F32"), ("F64", "F64")]
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_equals_its_formula_in_other_dtypes(method: str, inputs: str, output: str, tmp_path: Path) -> None:
+    for number, has_base in enumerate(bases(spec_of(method))):
+        check(tmp_path / str(number), method, inputs, output, has_base, {})
+
+
+def test_inputs_of_several_dtypes_meet_in_one_merge(tmp_path: Path) -> None:
+    spec = spec_of("ties")
+    given = [
+        models(spec, dtype, SHAPES, has_base=True)[number] for number, dtype in enumerate(["F32", "BF16", "F16", "F32"])
+    ]
+    chosen = arguments(spec, 3)
+    merged = merge_arrays(tmp_path, "ties", given, chosen, dtype="BF16", has_base=True)
+    for name, result in merged.items():
+        base, *arrays = [model[name].astype(np.float64) for model in given]
+        expected = ORACLES["ties"](Case(arrays, base, derive_key(SEED, name)), **chosen)
+        assert_close(result, expected, "BF16", name)
