@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cuvee
-from cuvee.engine.devices import backends_for
+from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.errors import OutputError, PlanError
 from cuvee.methods.registry import get_method
@@ -164,7 +164,7 @@ def engine_settings(options: MergeOptions) -> EngineSettings:
 def cost(plan: Plan, out: str | Path, options: MergeOptions = _DEFAULTS) -> Cost:
     """What running `plan` will take: bytes, memory, disk and time."""
     settings = engine_settings(options)
-    return estimate(plan, Path(out), threads=settings.worker_threads, block_elements=1 << 17)
+    return estimate(plan, Path(out), threads=settings.worker_threads, block_elements=NumpyBackend.block_elements)
 
 
 def _usable_output(out: Path, *, overwrite: bool) -> Path:
@@ -335,6 +335,7 @@ def _card(opened: Opened, title: str, dtype: str | None, options: MergeOptions) 
         dtype=dtype,
         architectures=base.config.get("architectures") or (),
         with_tokenizer=options.copy_tokenizer,
+        version=cuvee.__version__,
     )
 
 

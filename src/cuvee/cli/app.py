@@ -38,15 +38,17 @@ def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, **values: Any) ->
     Recipes are mergekit's. OUT appears only when it is complete: weights, config, tokenizer and card.
     """
     from cuvee import api
-    from cuvee.cli import show
+    from cuvee.cli import notes
     from cuvee.cli.bars import watcher
 
     options = build(MergeOptions, values)
-    show.meaningless(options.meaningless)
+    notes.meaningless(options.meaningless)
     with watcher(verbose=verbose, quiet=quiet) as progress:
         report = api.merge(recipe, out, options, progress)
-    show.warnings(report.warnings)
+    notes.warnings(report.warnings)
     if not quiet:
+        from cuvee.cli import show
+
         show.report(report)
 
 
@@ -62,7 +64,7 @@ def plan(recipe: Path, out: Path, as_json: bool, ops: bool, **values: Any) -> No
     OUT, if given, is where free disk space is looked up.
     """
     from cuvee import api
-    from cuvee.cli import show
+    from cuvee.cli import notes, show
     from cuvee.planning.ops import plan_to_json
 
     options = build(MergeOptions, values)
@@ -71,7 +73,7 @@ def plan(recipe: Path, out: Path, as_json: bool, ops: bool, **values: Any) -> No
         click.echo(plan_to_json(opened.plan))
         return
     show.plan(opened.plan, api.cost(opened.plan, out, options), with_ops=ops)
-    show.warnings(opened.plan.warnings)
+    notes.warnings(opened.plan.warnings)
 
 
 @app.command()

@@ -7,19 +7,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from typing import TYPE_CHECKING
 
 from cuvee import progress as events
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _LINE_EVERY_SECONDS = 5.0
 
@@ -27,10 +20,19 @@ _LINE_EVERY_SECONDS = 5.0
 @contextmanager
 def watcher(*, verbose: bool, quiet: bool) -> Iterator[events.Progress]:
     """What draws a merge's progress on standard error."""
-    console = Console(stderr=True)
     if quiet:
         yield events.Silent()
-    elif console.is_terminal:
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
         columns = (
             TextColumn("[bold]{task.description:9}"),
             BarColumn(),
@@ -38,7 +40,7 @@ def watcher(*, verbose: bool, quiet: bool) -> Iterator[events.Progress]:
             TransferSpeedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=console, transient=True) as bars:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
             yield _Bars(bars, verbose=verbose)
     else:
         yield _Lines(verbose=verbose)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -39,18 +38,6 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def warnings(texts: Iterable[str]) -> None:
-    """Warnings, on standard error."""
-    for text in texts:
-        sys.stderr.write(f"warning: {text}\n")
-
-
-def meaningless(options: Sequence[str]) -> None:
-    """One line for options that are accepted and do nothing."""
-    if options:
-        sys.stderr.write(f"note: {', '.join(options)} no longer mean anything here and are ignored\n")
 
 
 def report(done: MergeReport) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cuvee.errors import CuveeError
 from cuvee.numerics.block import Array
-from cuvee.tensors.dtypes import name_of, numpy_dtype
+from cuvee.tensors.dtypes import name_of, narrow, numpy_dtype
 
 
 class Backend(ABC):
@@ -19,6 +19,8 @@ class Backend(ABC):
 
     block_elements: int
     """Elements of a block that suit the device."""
+    working_memory: int
+    """Bytes that all blocks together may take, unless the budget is smaller."""
 
     @abstractmethod
     def load(self, array: np.ndarray[Any, Any]) -> Array:
@@ -37,7 +39,8 @@ class Backend(ABC):
 class NumpyBackend(Backend):
     """The CPU."""
 
-    block_elements: int = 1 << 17
+    block_elements: int = 1 << 18
+    working_memory: int = 128 << 20
 
     def load(self, array: np.ndarray[Any, Any]) -> Array:
         """The array itself."""
@@ -45,8 +48,7 @@ class NumpyBackend(Backend):
 
     def store(self, array: Array, dtype: str) -> np.ndarray[Any, Any]:
         """The array, rounded."""
-        with np.errstate(over="ignore", invalid="ignore"):  # the output check names what overflows
-            return array.astype(numpy_dtype(dtype), copy=False)  # type: ignore[no-any-return]
+        return narrow(array, dtype)
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class TorchBackend(Backend):
 
     device: str
     block_elements: int = 1 << 24
+    working_memory: int = 1 << 40
 
     def load(self, array: np.ndarray[Any, Any]) -> Array:
         """The array on the device; float64 where the device lacks it is refused by torch."""

@@ -124,7 +124,7 @@ def _block_elements(plan: Plan, settings: EngineSettings) -> int:
     lanes = settings.worker_threads * settings.processes * len(backends)
     widest = max((len(op.sources) for op in plan.ops), default=1)
     each = 4 * (2 * widest + 5) * lanes  # bytes an element: the arrays that a block lives in
-    affordable = settings.memory // each
+    affordable = min(settings.memory, backends[0].working_memory) // each
     if affordable < 1 << 12:
         raise PlanError(
             f"{widest} models at once do not fit the memory budget",

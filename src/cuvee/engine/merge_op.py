@@ -17,7 +17,7 @@ from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.numerics.block import Block
 from cuvee.numerics.random import derive_key
-from cuvee.numerics.scan import GRAIN, BlockMap, Range, Scan
+from cuvee.numerics.scan import GRAIN, BlockMap, Range, Scan, grain_of
 from cuvee.planning.ops import TensorOp
 from cuvee.tensors.dtypes import itemsize, numpy_dtype
 from cuvee.tensors.reader import FileReader
@@ -147,7 +147,7 @@ class _Merge:
         return Scan(
             shape=op.shape,
             models=count,
-            ranges=ranges(op.shape, spec.scope, GRAIN),
+            ranges=ranges(op.shape, spec.scope, grain_of(len(op.sources))),
             read=read,
             map=self.block_map,
             align=row_length(op.shape, spec.scope),

@@ -10,7 +10,6 @@ import difflib
 import importlib
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from cuvee.errors import MethodError
@@ -82,9 +81,10 @@ def get_method(name: str) -> MethodSpec:
 
     Raises:
         MethodError: if there is none; it names the nearest.
-
     """
-    _load()
+    _load_own()
+    if name not in _specs:
+        _load_others()
     if name in _specs:
         return _specs[name]
     near = difflib.get_close_matches(name.replace("-", "_").lower(), _specs, n=1)
@@ -99,16 +99,23 @@ def get_method(name: str) -> MethodSpec:
 
 def method_names() -> tuple[str, ...]:
     """All known methods: Cuvee's in the order of its documentation, then others'."""
-    _load()
+    _load_own()
+    _load_others()
     return tuple(_specs)
 
 
 @cache
-def _load() -> None:
+def _load_own() -> None:
     for module in _BUILT_IN:
         importlib.import_module(f"cuvee.methods.{module}")
+
+
+@cache
+def _load_others() -> None:
+    from importlib.metadata import entry_points  # looks through every installed package: only where it is needed
+
     for entry in entry_points(group="cuvee.methods"):
         try:
             entry.load()
-        except Exception as error:  # noqa: BLE001 - somebody else's code may fail in any way; Cuvee's methods still work
+        except Exception as error:  # noqa: BLE001 - other people's code may fail in any way; Cuvee's methods still work
             _broken[entry.name] = f"{type(error).__name__}: {error}"

@@ -19,8 +19,14 @@ from cuvee.numerics.select import Cut, select_kth_largest
 
 T = TypeVar("T")
 Range = tuple[int, int]
-GRAIN = 1 << 17
-"""Elements a scan looks at together (at least one row where rows must stay whole)."""
+GRAIN = 1 << 18
+"""Elements a scan of up to eight arrays looks at together (at least one row where rows must stay whole)."""
+
+
+def grain_of(models: int) -> int:
+    """Elements a scan of so many arrays looks at together: fewer of more, so that memory does not grow with them."""
+    return max(GRAIN >> max((models - 1).bit_length() - 3, 0), 1 << 12)
+
 
 BlockMap = Callable[[Callable[[Range], T], Iterable[Range]], Iterable[T]]
 """Applies a function to ranges, perhaps on several threads, and gives the results in order."""

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING, Any
 
 from cuvee.tensors.dtypes import itemsize
 from cuvee.tensors.sources import Source
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 Scalar = bool | int | float | str | None
 ParameterValue = Scalar | tuple[Scalar, ...]
@@ -140,4 +141,6 @@ def plan_from_json(text: str | bytes) -> Plan:
 
 @cache
 def _plan_adapter() -> TypeAdapter[Plan]:
-    return TypeAdapter(Plan)  # building it takes 20 ms, and most merges never serialise a plan
+    from pydantic import TypeAdapter  # takes 0.1 s, and most merges never serialise a plan
+
+    return TypeAdapter(Plan)

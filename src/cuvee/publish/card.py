@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 
 import yaml
 
@@ -54,7 +53,7 @@ def model_card(
     dtype: str | None = None,
     architectures: Sequence[str] = (),
     with_tokenizer: bool = True,
-    version: str | None = None,
+    version: str,
 ) -> str:
     """The README.md of a merge: Markdown with YAML front matter as the Hub reads it.
 
@@ -67,10 +66,9 @@ def model_card(
         dtype: the dtype of the weights; None if each kept its own.
         architectures: as the config lists them, to show how to load the model.
         with_tokenizer: whether a tokenizer lies beside the weights.
-        version: the version of Cuvee that merged; None means the installed one.
+        version: the version of Cuvee that merged.
     """
     title = _one_line(_last_part(name))
-    version = version or metadata.version("cuvee")
     parts = [
         _front_matter(inputs),
         f"# {_escape(title)}",

@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 from cuvee.errors import CheckpointError, OutputError
 
@@ -220,7 +219,7 @@ def replace_directory(new: Path, final: Path) -> None:
         elif _exchange(new, final):
             remove_tree(new)
         else:
-            aside = final.with_name(f".{final.name}.replaced-{uuid4().hex[:8]}")
+            aside = final.with_name(f".{final.name}.replaced-{os.urandom(4).hex()}")
             final.rename(aside)
             try:
                 new.rename(final)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Union
 
 import numpy as np
-from pydantic import Field
 
-from cuvee.tensors.dtypes import itemsize, numpy_dtype, promote
+from cuvee.tensors.dtypes import itemsize, numpy_dtype, promote, widen
 
 
 class Reader(Protocol):
@@ -61,7 +60,7 @@ class Stored:
             fresh = np.empty(stop - start, dtype)
             reader.read_into(self.file, offset, memoryview(fresh.view(np.uint8)))  # type: ignore[arg-type]
             return fresh
-        return reader.read(self.file, offset, (stop - start) * own.itemsize).view(own).astype(dtype)
+        return widen(reader.read(self.file, offset, (stop - start) * own.itemsize).view(own), dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +112,9 @@ class Joined:
                 position += width
 
 
-Source = Annotated[Stored | Joined, Field(discriminator="kind")]
-"""Any node. Vocabulary rows, low-rank updates, dequantisation and merges of merges become further nodes."""
+Source = Union[Stored, Joined]  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
+"""Any node; `kind` tells them apart in JSON. Vocabulary rows, low-rank updates, dequantisation and merges of merges
+become further nodes."""
 
 
 def stored_pieces(source: Stored | Joined) -> Iterator[Stored]:
