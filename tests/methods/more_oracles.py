@@ -55,6 +55,8 @@ def multislerp(case: Case, *, weight: Sequence[float], normalize_weights: bool, 
     norms = [max(_norm(v), eps) for v in vectors]
     mean = sum(w * v / n for w, v, n in zip(weight, vectors, norms, strict=True))
     length = _norm(np.asarray(mean))
+    if max(map(_norm, vectors)) < eps:
+        return _sum([base, *vectors])
     divisor = sum(weight) if normalize_weights else 1.0
     size = sum(w * _norm(v) for w, v in zip(weight, vectors, strict=True)) / (divisor or 1.0)
     if length < eps:
@@ -86,7 +88,10 @@ def karcher(case: Case, *, max_iter: int, tol: float) -> Expected:
 def _stock(deltas: Sequence[Array]) -> float:
     count = len(deltas)
     pairs = [(a, b) for i, a in enumerate(deltas) for b in deltas[:i]]
-    c = sum(math.cos(_angle(a, b)) if _norm(a) and _norm(b) else 0.0 for a, b in pairs) / len(pairs)
+    cosines = [
+        math.fsum(a.ravel() * b.ravel()) / _norm(a) / _norm(b) if _norm(a) and _norm(b) else 0.0 for a, b in pairs
+    ]
+    c = sum(cosines) / len(pairs)
     divisor = 1 + (count - 1) * c
     return count * c / divisor if abs(divisor) > 1e-12 else 0.0
 
@@ -106,7 +111,7 @@ def model_stock(case: Case, *, filter_wise: bool) -> Expected:
 def nearswap(case: Case, *, t: float) -> Expected:
     assert case.base is not None
     (delta,) = case.deltas
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(delta == 0, 1.0, np.clip(t / np.abs(delta), 0, 1))
     return _sum([case.base, share * delta])
 
@@ -148,6 +153,7 @@ def sce(case: Case, *, select_topk: float, uniform_below: float, int8_mask: bool
         mask[order[:count]] = True
         bound = variance.ravel()[order[count - 1]] if count else np.inf
         near = np.abs(variance - bound) <= 1e-5 * bound if count else near
+        near &= near.sum() > 1  # the one at the bound is itself there
         deltas = deltas * mask.reshape(variance.shape)
     energies = [math.fsum(d.ravel() ** 2) / d.size for d in deltas]
     total = sum(energies)
@@ -175,7 +181,7 @@ def arcee_fusion(case: Case) -> Expected:
     q1, q2, q3 = np.quantile(importance, [0.25, 0.5, 0.75])
     bound = q2 + 1.5 * (q3 - q1)
     merged = base + (other - base) * (importance >= bound)
-    unsure = np.abs(importance - bound) <= 1e-5 * bound
+    unsure = (np.abs(importance - bound) <= 1e-5 * bound) & (bound > 0)
     return Expected(*(np.reshape(x, case.base.shape) for x in (merged, np.abs(base) + np.abs(other), unsure)))
 
 

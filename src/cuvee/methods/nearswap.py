@@ -19,4 +19,5 @@ def nearswap(deltas: Deltas, *, t: float) -> Array:
     """
     (delta,) = deltas
     bound = abs(t) if t > 0 else 0.0
-    return namespace(delta).clip(delta, -bound, bound)
+    # The difference is 0, but for infinities: clipping must not hide that a weight is not finite.
+    return namespace(delta).clip(delta, -bound, bound) + (delta - delta)

@@ -13,7 +13,7 @@ from cuvee.numerics.geometry import slerp_coefficients
 from cuvee.numerics.rows import row_dots, slerp_ratios
 from cuvee.numerics.scan import Scan
 
-_PARALLEL = 1.0 - 5e-17  # only where the arc is undefined: sin(angle) below 1e-8
+_PARALLEL = 1.0 - 1e-15  # only where the arc is undefined: sin(angle) below 1e-8
 
 
 def arcs(

@@ -16,7 +16,8 @@ from cuvee.numerics.random import derive_key, draw_below, uniform_16
 from cuvee.numerics.scan import Scan
 from cuvee.numerics.select import KEEP_ALL, Cut
 
-Thin = TypeVar("Thin", "Trim", "Drop", "Band")
+Sorted = TypeVar("Sorted", "Trim", "Band")
+Random = TypeVar("Random", "Drop", "RankedDrop")
 _REMEMBERED = 1 << 23  # elements of a tensor whose masks are kept between scan and merge: a byte each
 
 
@@ -41,14 +42,24 @@ class Drop:
 
     densities: tuple[float, ...]
     scales: tuple[float, ...]
+    remembered: Mapping[tuple[int, int], list[Array]] = field(default_factory=dict)
+    """Masks drawn while scanning a tensor of moderate size, by a block's start and size."""
 
     def __call__(self, deltas: Block) -> list[Array]:
         """The thinned deltas of a block."""
-        masks = [
+        masks = self.remembered.get(_place(deltas)) or self.masks(deltas)
+        return [_masked(mask, delta, scale) for mask, delta, scale in zip(masks, deltas, self.scales, strict=True)]
+
+    def masks(self, deltas: Block) -> list[Array]:
+        """Which elements of each delta survive."""
+        return [
             draw_below(density, derive_key(deltas.key, position), deltas.start, delta)
             for position, (delta, density) in enumerate(zip(deltas, self.densities, strict=True))
         ]
-        return [_masked(mask, delta, scale) for mask, delta, scale in zip(masks, deltas, self.scales, strict=True)]
+
+
+def _place(block: Block) -> tuple[int, int]:
+    return block.start, math.prod(block[0].shape)
 
 
 @dataclass(frozen=True)
@@ -93,10 +104,6 @@ class RankedDrop:
         ]
 
 
-def _place(block: Block) -> tuple[int, int]:
-    return block.start, math.prod(block[0].shape)
-
-
 def _kept_by_rank(delta: Array, density: float, epsilon: float, key: int, start: int) -> Array:
     """Which elements of `[rows, columns]` survive.
 
@@ -134,8 +141,28 @@ def trim(scan: Scan, *, density: Sequence[float], rescale: bool) -> Trim:
 
 def drop(scan: Scan, *, density: Sequence[float], rescale: bool) -> Drop:
     """A random mask for each delta (DARE, Yu et al. 2023)."""
-    thin = Drop(tuple(density), (1.0,) * scan.models)
-    return thin if min(density) >= 1.0 else _restored(thin, scan, rescale=rescale)
+    thin = Drop(tuple(density), (1.0,) * scan.models, {})
+    return thin if min(density) >= 1.0 or not rescale else _remembering(thin, scan)
+
+
+def ranked_drop(scan: Scan, *, density: Sequence[float], epsilon: Sequence[float], rescale: bool) -> RankedDrop:
+    """A random mask by rank for each delta (DELLA, Deep et al. 2024)."""
+    thin = RankedDrop(tuple(density), tuple(epsilon), (1.0,) * scan.models, {})
+    return _remembering(thin, scan) if rescale else thin
+
+
+def _remembering(thin: Random, scan: Scan) -> Random:
+    """The same, scaled so that each thinned delta has the l1 norm it had before, its masks kept for the merge."""
+    remembered: dict[tuple[int, int], list[Array]] = {}
+
+    def sizes(block: Block) -> list[Array]:
+        masks: list[Array] = thin.masks(block)
+        if scan.size <= _REMEMBERED:
+            remembered[_place(block)] = masks
+        whole: list[Array] = [abs(delta) for delta in block]
+        return [*whole, *(size * as_mask(mask, size) for size, mask in zip(whole, masks, strict=True))]
+
+    return replace(thin, scales=_ratios(scan.sum(sizes).tolist()), remembered=remembered)
 
 
 def band(scan: Scan, *, density: Sequence[float], gamma: Sequence[float], rescale: bool) -> Band:
@@ -146,23 +173,6 @@ def band(scan: Scan, *, density: Sequence[float], gamma: Sequence[float], rescal
     cuts = scan.kth_largest(lambda block: [abs(delta) for delta in block] * 2, [*bounds, *largest])
     thin = Band(cuts[: scan.models], cuts[scan.models :], (1.0,) * scan.models)
     return _restored(thin, scan, rescale=rescale)
-
-
-def ranked_drop(scan: Scan, *, density: Sequence[float], epsilon: Sequence[float], rescale: bool) -> RankedDrop:
-    """A random mask by rank for each delta (DELLA, Deep et al. 2024)."""
-    remembered: dict[tuple[int, int], list[Array]] = {}
-    thin = RankedDrop(tuple(density), tuple(epsilon), (1.0,) * scan.models, remembered)
-    if not rescale:
-        return thin
-
-    def sizes(block: Block) -> list[Array]:
-        masks = thin.masks(block)
-        if scan.size <= _REMEMBERED:
-            remembered[_place(block)] = masks
-        return [part for delta, mask in zip(block, masks, strict=True) for part in _whole_and_kept(delta, mask)]
-
-    sums = scan.sum(sizes)
-    return replace(thin, scales=_ratios(sums[::2].tolist(), sums[1::2].tolist()))
 
 
 def check_della(*, density: Sequence[float], epsilon: Sequence[float]) -> None:
@@ -177,29 +187,23 @@ def check_della(*, density: Sequence[float], epsilon: Sequence[float]) -> None:
             )
 
 
-def _restored(thin: Thin, scan: Scan, *, rescale: bool) -> Thin:
+def _restored(thin: Sorted, scan: Scan, *, rescale: bool) -> Sorted:
     """The same, scaled so that each thinned delta has the l1 norm it had before (if `rescale`)."""
     if not rescale:
         return thin
-    count = scan.models
     apply: Callable[[Block], list[Array]] = thin
 
     def sizes(block: Block) -> list[Array]:
         whole: Block = block.with_arrays(tuple(map(abs, block)))
         return [*whole, *apply(whole)]
 
-    sums = scan.sum(sizes)
-    return replace(thin, scales=_ratios(sums[:count].tolist(), sums[count:].tolist()))
+    return replace(thin, scales=_ratios(scan.sum(sizes).tolist()))
 
 
-def _whole_and_kept(delta: Array, mask: Array) -> tuple[Array, Array]:
-    size = abs(delta)
-    return size, size * as_mask(mask, size)
-
-
-def _ratios(full: Sequence[float], left: Sequence[float]) -> tuple[float, ...]:
-    """The factors that restore sums of magnitudes; 1 where nothing is left to scale."""
-    return tuple(float(a / b) if b > 0 else 1.0 for a, b in zip(full, left, strict=True))
+def _ratios(sums: Sequence[float]) -> tuple[float, ...]:
+    """What restores each sum of the second half to its counterpart in the first; 1 where nothing is left to scale."""
+    half = len(sums) // 2
+    return tuple(full / left if left > 0 else 1.0 for full, left in zip(sums[:half], sums[half:], strict=True))
 
 
 def _masked(mask: Array, delta: Array, scale: float) -> Array:

@@ -51,6 +51,8 @@ def sphere_mean(gram: Gram, shares: Sequence[float], strengths: Sequence[float],
         MethodError: if more than two directions cancel each other out; two opposed ones are combined linearly.
     """
     norms = np.sqrt(np.diag(gram))
+    if norms.max() < eps:
+        return (0.0,) * len(norms)
     safe = np.maximum(norms, eps)
     direction = np.asarray(shares) / safe
     length = math.sqrt(max(float(direction @ gram @ direction), 0.0))

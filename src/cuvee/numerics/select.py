@@ -54,7 +54,7 @@ KEEP_NONE = Cut(math.inf, -1)
 class _Search:
     """The state of one selection.
 
-    The k-th largest certainly lies in [floor, ceiling]; the next pass looks at [low, high].
+    The k-th largest certainly lies in [floor, ceiling]; the next pass looks at [low, high], and guesses `middle`.
     """
 
     k: int
@@ -62,6 +62,7 @@ class _Search:
     ceiling: float = math.inf
     low: float = 0.0
     high: float = math.inf
+    middle: float = 0.0
     cut: Cut | None = None
 
 
@@ -71,9 +72,10 @@ class _Counted:
 
     above: int
     at_high: int
-    inside: int
-    values: np.ndarray[Any, Any]  # those inside, or the first of them
+    at_middle: int
     at_low: int
+    inside: int
+    values: np.ndarray[Any, Any]  # those inside that are not the middle, or the first of them
 
 
 def select_kth_largest(
@@ -114,7 +116,7 @@ def select_kth_largest(
 
 def _bracket_by_sample(scores: Scores, size: int, searches: Sequence[_Search], align: int) -> None:
     """Sets each open search's bracket from a sample spread evenly over the tensor."""
-    chunks = min(max(size >> 17, _SAMPLE_CHUNKS), 512)
+    chunks = min(max(size >> 18, _SAMPLE_CHUNKS), 512)
     length = min(-(-min(_SAMPLE_LENGTH, size // chunks) // align) * align, size)
     starts = dict.fromkeys((size - length) * i // (chunks - 1) // align * align for i in range(chunks))
     parts = [[to_numpy(array).reshape(-1) for array in scores(start, start + length)] for start in starts]
@@ -126,16 +128,21 @@ def _bracket_by_sample(scores: Scores, size: int, searches: Sequence[_Search], a
 
 def _bracket(search: _Search, sample: np.ndarray[Any, Any], fraction: float) -> None:
     """Sets the bracket around the quantile of `sample` that has `fraction` above it, six standard deviations wide."""
-    ordered = np.sort(sample[np.isfinite(sample)])[::-1]
+    sample = sample[np.isfinite(sample)]
+    count = sample.size
     search.low, search.high = search.floor, search.ceiling
-    if ordered.size == 0:
+    if count == 0:
         return
-    slack = 6 * math.sqrt(fraction * (1 - fraction) / ordered.size) + 2 / ordered.size
-    upper, lower = math.floor((fraction - slack) * ordered.size), math.ceil((fraction + slack) * ordered.size)
+    slack = 6 * math.sqrt(fraction * (1 - fraction) / count) + 2 / count
+    upper, lower = math.floor((fraction - slack) * count), math.ceil((fraction + slack) * count)
+    middle = min(int(fraction * count), count - 1)
+    places = [count - 1 - place for place in (upper, middle, lower) if 0 <= place < count]
+    ordered = np.partition(sample, places)  # counted from the smallest
+    search.middle = float(ordered[count - 1 - middle])
     if upper >= 0:
-        search.high = float(ordered[upper])
-    if lower < ordered.size:
-        search.low = float(ordered[lower])
+        search.high = float(ordered[count - 1 - upper])
+    if lower < count:
+        search.low = float(ordered[count - 1 - lower])
 
 
 def _count(
@@ -145,17 +152,15 @@ def _count(
     arrays = scores(*span)
     counted = []
     for position in wanted:
-        array, low, high = arrays[position], searches[position].low, searches[position].high
+        array, search = arrays[position], searches[position]
         count = namespace(array).count_nonzero
-        above = int(count(array > high))
-        at_high = int(count(array >= high)) - above
-        inside, at_low, values = 0, 0, np.empty(0, np.float32)
-        if low < high:
-            within = array > low
-            inside = int(count(within)) - above - at_high
-            at_low = int(count(array >= low)) - inside - above - at_high
-            values = to_numpy(array[within & (array < high)]).reshape(-1)[:quota]
-        counted.append(_Counted(above, at_high, inside, values, at_low))
+        at_high, at_middle, at_low = (int(count(array == v)) for v in (search.high, search.middle, search.low))
+        inside = (array > search.low) & (array < search.high)
+        if search.low < search.middle < search.high:
+            inside &= array != search.middle
+        values = to_numpy(array[inside]).reshape(-1)
+        above = int(count(array > search.high))
+        counted.append(_Counted(above, at_high, at_middle, at_low, values.size, values[:quota].copy()))
     return counted
 
 
@@ -163,9 +168,10 @@ def _narrow(
     search: _Search, counted: Sequence[_Counted], scores: Scores, ranges: Sequence[Range], position: int
 ) -> None:
     """Ends a search whose value the counts reveal; otherwise gives it a better bracket."""
-    above, at_high = sum(c.above for c in counted), sum(c.at_high for c in counted)
-    inside, at_low = sum(c.inside for c in counted), sum(c.at_low for c in counted)
-    rank = search.k - above  # position among what lies at or below `high`, from 1
+    split = search.low < search.middle < search.high
+    at_high, at_low = sum(c.at_high for c in counted), sum(c.at_low for c in counted) * (search.low < search.high)
+    inside, at_middle = sum(c.inside for c in counted), sum(c.at_middle for c in counted) * split
+    rank = search.k - sum(c.above for c in counted)  # position among what lies at or below `high`, from 1
 
     def cut(value: float, rank: int, equals: Sequence[int]) -> Cut:
         return _cut(value, rank, equals, scores, ranges, position)
@@ -174,18 +180,23 @@ def _narrow(
         search.floor, search.low, search.high = search.high, search.high, search.ceiling
     elif rank <= at_high:
         search.cut = cut(search.high, rank, [c.at_high for c in counted])
-    elif rank <= at_high + inside:
+    elif rank <= at_high + inside + at_middle:
         values = np.concatenate([c.values for c in counted])
         rank -= at_high
         if values.size < inside:
             search.floor, search.ceiling = search.low, search.high
-            _bracket(search, values, rank / inside)
+            _bracket(search, np.append(values, search.middle) if split else values, rank / (inside + at_middle))
             return
-        value = float(np.partition(values, values.size - rank)[values.size - rank])
-        rank -= int(np.count_nonzero(values > value))
-        search.cut = cut(value, rank, [int(np.count_nonzero(c.values == value)) for c in counted])
-    elif rank <= at_high + inside + at_low:
-        search.cut = cut(search.low, rank - at_high - inside, [c.at_low for c in counted])
+        larger = int(np.count_nonzero(values > search.middle)) if split else inside
+        if larger < rank <= larger + at_middle:
+            search.cut = cut(search.middle, rank - larger, [c.at_middle for c in counted])
+            return
+        place = rank if rank <= larger else rank - at_middle
+        value = float(np.partition(values, values.size - place)[values.size - place])
+        place -= int(np.count_nonzero(values > value))
+        search.cut = cut(value, place, [int(np.count_nonzero(c.values == value)) for c in counted])
+    elif rank <= at_high + inside + at_middle + at_low:
+        search.cut = cut(search.low, rank - at_high - inside - at_middle, [c.at_low for c in counted])
     elif search.low > search.floor:
         search.ceiling, search.low, search.high = search.low, search.floor, search.low
     else:

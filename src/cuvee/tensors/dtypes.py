@@ -59,19 +59,6 @@ def numpy_dtype(code: str) -> np.dtype[Any]:
     return dtype
 
 
-def widen(stored: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """A fresh array of the values of `stored` in the wider float `dtype`; exact.
-
-    bfloat16 is the upper half of float32, so its bits are shifted into place: ml_dtypes' own cast is as quick on one
-    thread, but it holds the interpreter's lock, and two threads then wait for each other.
-    """
-    if stored.dtype != numpy_dtype("BF16") or dtype != np.float32:
-        return stored.astype(dtype)
-    bits = stored.view(np.uint16).astype(np.uint32)
-    bits <<= np.uint32(16)
-    return bits.view(np.float32)
-
-
 def narrow(values: np.ndarray[Any, Any], code: str) -> np.ndarray[Any, Any]:
     """The values rounded to dtype `code`, to nearest even; the array itself if it has that dtype already."""
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is told by the output check

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, Union
 
 import numpy as np
 
-from cuvee.tensors.dtypes import itemsize, numpy_dtype, promote, widen
+from cuvee.tensors.dtypes import itemsize, numpy_dtype, promote
 
 
 class Reader(Protocol):
@@ -60,7 +60,7 @@ class Stored:
             fresh = np.empty(stop - start, dtype)
             reader.read_into(self.file, offset, memoryview(fresh.view(np.uint8)))  # type: ignore[arg-type]
             return fresh
-        return widen(reader.read(self.file, offset, (stop - start) * own.itemsize).view(own), dtype)
+        return reader.read(self.file, offset, (stop - start) * own.itemsize).view(own).astype(dtype)
 
 
 @dataclass(frozen=True, slots=True)
