@@ -89,16 +89,21 @@ def _add_up(case: Case, thinned: Sequence[Array], weight: Sequence[float], norma
 
 
 def _elect(
-    case: Case, thinned: Sequence[Array], weight: Sequence[float], normalize: bool, lambda_: float, *, exact: bool
-) -> Expected:
+    case: Case, thinned: Sequence[Array], weight: Sequence[float], normalize: bool, lambda_: float, *, exact: bool,
+    elect: str = "weighted", count: str = "sum",
+) -> Expected:  # fmt: skip
     """The base plus the elected sum; `exact` where equal votes cancel without any rounding."""
     assert case.base is not None
     votes = np.stack([w * d for w, d in zip(weight, thinned, strict=True)])
-    total, size = votes.sum(0), np.abs(votes).sum(0)
+    ballots = votes if elect == "weighted" else np.stack(thinned)
+    ballots = np.sign(ballots) if count == "count" else ballots
+    total, size = ballots.sum(0), np.abs(ballots).sum(0)
+    exact = exact or count == "count" or elect == "unweighted"
     sign = np.where(total >= 0, 1.0, -1.0)
     agree = np.sign(votes) == sign
     merged = (votes * agree).sum(0)
     unsure = np.zeros(total.shape, bool) if exact else (size > 0) & (np.abs(total) <= _MARGIN * size)
+    size = np.abs(votes).sum(0)
     if normalize:
         divisor = (np.reshape(weight, (-1, *[1] * total.ndim)) * agree).sum(0)
         divisor = np.where(np.abs(divisor) < _VANISHING, 1.0, divisor)
@@ -141,11 +146,12 @@ def task_arithmetic(
 
 def ties(
     case: Case, *, weight: Sequence[float], density: Sequence[float], normalize: bool, rescale: bool, lambda_: float,
-    int8_mask: bool,
+    int8_mask: bool, elect: str, consensus_method: str,
 ) -> Expected:  # fmt: skip
     thinned = [_largest(delta, share) for delta, share in zip(case.deltas, density, strict=True)]
     thinned, scaled = _rescaled(case, thinned, rescale)
-    return _elect(case, thinned, weight, normalize, lambda_, exact=len(set(weight)) == 1 and not scaled)
+    return _elect(case, thinned, weight, normalize, lambda_, exact=len(set(weight)) == 1 and not scaled,
+                  elect=elect, count=consensus_method)  # fmt: skip
 
 
 def dare_linear(
@@ -158,10 +164,11 @@ def dare_linear(
 
 def dare_ties(
     case: Case, *, weight: Sequence[float], density: Sequence[float], normalize: bool, rescale: bool, lambda_: float,
-    int8_mask: bool,
+    int8_mask: bool, elect: str, consensus_method: str,
 ) -> Expected:  # fmt: skip
     thinned, scaled = _rescaled(case, _dropped(case, density), rescale)
-    return _elect(case, thinned, weight, normalize, lambda_, exact=len(set(weight)) == 1 and not scaled)
+    return _elect(case, thinned, weight, normalize, lambda_, exact=len(set(weight)) == 1 and not scaled,
+                  elect=elect, count=consensus_method)  # fmt: skip
 
 
 ORACLES: dict[str, Oracle] = {
@@ -194,6 +201,9 @@ EXTRA_CASES: dict[str, list[dict[str, Any]]] = {
         {"weight": (2.0, -2.0, 1.3), "normalize": True},
         {"weight": (0.4, 0.0, 1.1), "density": (0.0, 0.2, 1e-9), "rescale": True},
         {"normalize": False, "rescale": True, "lambda": -0.7},
+        {"elect": "unweighted"},
+        {"consensus_method": "count", "weight": (1.0, -0.4, 0.7)},
+        {"elect": "unweighted", "consensus_method": "count", "normalize": False},
     ],
     "dare_linear": [
         {"rescale": False, "normalize": True},

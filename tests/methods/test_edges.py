@@ -11,8 +11,8 @@ import pytest
 from cuvee.errors import CheckpointError
 from cuvee.numerics.random import derive_key
 from methods.cases import METHODS, arguments, bases, input_count, models, spec_of
-from methods.oracles import ORACLES, Case
-from methods.test_oracles import assert_close
+from methods.oracles import Case
+from methods.test_oracles import ORACLES, assert_close
 from support.checkpoints import Array
 from support.merging import SEED, merge_arrays
 

@@ -10,12 +10,16 @@ import pytest
 
 from cuvee.numerics.random import derive_key
 from methods.cases import METHODS, arguments, bases, input_count, models, spec_of
-from methods.oracles import EXTRA_CASES, ORACLES, Case, Expected
+from methods.more_oracles import MORE_CASES, MORE_ORACLES
+from methods.oracles import EXTRA_CASES, Case, Expected
+from methods.oracles import ORACLES as FIRST_ORACLES
 from support.checkpoints import Array
 from support.merging import SEED, merge_arrays, ulp
 
 SHAPES = {"layers.0.weight": (170, 1000), "norm.weight": (4093,), "scalar": ()}
-CASES = [(name, extra) for name in METHODS for extra in ({}, *EXTRA_CASES.get(name, ()))]
+ORACLES = FIRST_ORACLES | MORE_ORACLES
+EXTRA = EXTRA_CASES | MORE_CASES
+CASES = [(name, extra) for name in METHODS for extra in ({}, *EXTRA.get(name, ()))]
 
 
 def assert_close(merged: Array, expected: Expected, dtype: str, label: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cuvee.methods.consensus import add_up, elect
+from cuvee.methods.consensus import Consensus, Elect, add_up, elect_signs
 from cuvee.methods.registry import merge_method
 from cuvee.methods.sparsify import Drop, drop
 from cuvee.methods.spec import Deltas, PerModel, Prepared
@@ -50,6 +50,8 @@ def dare_ties(
     normalize: bool = False,
     rescale: bool = True,
     lambda_: float = 1.0,
+    elect: Elect = "weighted",
+    consensus_method: Consensus = "sum",
     int8_mask: bool = False,
 ) -> Array:
     """Randomly thinned task vectors, added where they agree on a sign.
@@ -62,7 +64,12 @@ def dare_ties(
         normalize: Divide each element by the sum of the weights that agree there.
         rescale: Scale each thinned task vector back to its l1 norm.
         lambda_: Scales the merged task vector.
+        elect: Whose sum decides the sign: that of the weighted task vectors, as in mergekit, or of the task vectors
+            as they are, as in the paper (`unweighted`).
+        consensus_method: Whether the larger sum or the larger number of models (`count`) decides the sign.
         int8_mask: Accepted for old recipes; without effect.
 
     """
-    return elect(thin(deltas), weight, normalize=normalize, scale=lambda_)
+    return elect_signs(
+        thin(deltas), weight, normalize=normalize, scale=lambda_, elect=elect, consensus_method=consensus_method
+    )

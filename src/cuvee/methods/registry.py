@@ -16,7 +16,10 @@ from cuvee.errors import MethodError
 from cuvee.methods.spec import Base, MethodSpec, Scope, read_signature
 
 F = TypeVar("F", bound=Callable[..., Any])
-_BUILT_IN = ("linear", "passthrough", "slerp", "task_arithmetic", "ties", "dare")
+_BUILT_IN = (
+    "linear", "passthrough", "slerp", "nuslerp", "sphere", "task_arithmetic", "ties", "dare", "della", "breadcrumbs",
+    "sce", "model_stock", "nearswap", "arcee_fusion", "ram",
+)  # fmt: skip
 _specs: dict[str, MethodSpec] = {}
 _broken: dict[str, str] = {}  # plug-ins that could not be loaded, and why
 
@@ -28,6 +31,7 @@ def merge_method(
     models: tuple[int, int | None],
     scope: Scope = "elements",
     prepare: Callable[..., Any] | None = None,
+    check: Callable[..., None] | None = None,
     reference: str | None = None,
 ) -> Callable[[F], F]:
     """Registers the decorated function as the merge method `name` and gives it back unchanged.
@@ -50,7 +54,14 @@ def merge_method(
 
     def register(function: F) -> F:
         spec = read_signature(
-            function, name=name, base=base, models=models, scope=scope, prepare=prepare, reference=reference
+            function,
+            name=name,
+            base=base,
+            models=models,
+            scope=scope,
+            prepare=prepare,
+            check=check,
+            reference=reference,
         )
         known = _specs.get(name)
         if known is not None and known.apply.__module__ != function.__module__:

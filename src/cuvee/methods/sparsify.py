@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
-from cuvee.numerics.arrays import as_mask
+import numpy as np
+
+from cuvee.errors import MethodError
+from cuvee.numerics.arrays import as_mask, namespace
 from cuvee.numerics.block import Array, Block
-from cuvee.numerics.random import derive_key, draw_below
+from cuvee.numerics.random import derive_key, draw_below, uniform_16
 from cuvee.numerics.scan import Scan
 from cuvee.numerics.select import KEEP_ALL, Cut
 
+Sorted = TypeVar("Sorted", "Trim", "Band")
+Random = TypeVar("Random", "Drop", "RankedDrop")
 _REMEMBERED = 1 << 23  # elements of a tensor whose masks are kept between scan and merge: a byte each
 
 
@@ -56,6 +62,74 @@ def _place(block: Block) -> tuple[int, int]:
     return block.start, math.prod(block[0].shape)
 
 
+@dataclass(frozen=True)
+class Band:
+    """Keeps, of each model's delta, what lies at or above one cut in magnitude and below another; then scales it."""
+
+    outer: tuple[Cut, ...]
+    inner: tuple[Cut, ...]
+    scales: tuple[float, ...]
+
+    def __call__(self, deltas: Block) -> list[Array]:
+        """The thinned deltas of a block."""
+        thinned = []
+        for delta, outer, inner, scale in zip(deltas, self.outer, self.inner, self.scales, strict=True):
+            size = abs(delta)
+            mask = outer.keep(size, deltas.start) & ~inner.keep(size, deltas.start)
+            thinned.append(_masked(mask, delta, scale))
+        return thinned
+
+
+@dataclass(frozen=True)
+class RankedDrop:
+    """Keeps elements with a probability that rises linearly with their magnitude's rank in the row; then scales."""
+
+    densities: tuple[float, ...]
+    epsilons: tuple[float, ...]
+    scales: tuple[float, ...]
+    remembered: Mapping[tuple[int, int], list[Array]] = field(default_factory=dict)
+    """Masks drawn while scanning, by a block's start and size: sorting every row once is enough."""
+
+    def __call__(self, deltas: Block) -> list[Array]:
+        """The thinned deltas of a block of whole rows."""
+        masks = self.remembered.get(_place(deltas)) or self.masks(deltas)
+        return [_masked(mask, delta, scale) for mask, delta, scale in zip(masks, deltas, self.scales, strict=True)]
+
+    def masks(self, deltas: Block) -> list[Array]:
+        """Which elements of each delta survive."""
+        settings = zip(deltas, self.densities, self.epsilons, strict=True)
+        return [
+            _kept_by_rank(delta, density, epsilon, derive_key(deltas.key, position), deltas.start)
+            for position, (delta, density, epsilon) in enumerate(settings)
+        ]
+
+
+def _kept_by_rank(delta: Array, density: float, epsilon: float, key: int, start: int) -> Array:
+    """Which elements of `[rows, columns]` survive.
+
+    An element of rank r (0: smallest) survives if a uniform draw u < p - eps + 2 eps r / (columns - 1). So only the
+    sorted magnitudes are needed: u demands a rank, and a magnitude above the one of that rank survives. One equal to it
+    survives by a spare bit of the draw: with ranks rounded to the nearest, probabilities are then exact, and equal
+    magnitudes share the mean of theirs.
+    """
+    rows, columns = delta.shape
+    if columns == 1 or epsilon == 0:
+        return draw_below(density, key, start, delta)
+    xp = namespace(delta)
+    size = abs(delta)
+    ends = xp.full_like(size[:, :1], math.inf)
+    ordered = xp.concat([-ends, xp.sort(size, axis=-1), ends], axis=-1).reshape(-1)
+    draws = uniform_16(key, start, delta).reshape(rows, columns)
+    # Demanded ranks plus 1: place 0 is below every magnitude, place columns + 1 above.
+    step = (columns - 1) / (2 * epsilon)
+    places = as_mask(draws, delta) * (step / 2**16)
+    places += (0.5 / 2**16 - density + epsilon) * step + 1.0
+    places = xp.clip(xp.round(places), 0, columns + 1)
+    first = xp.arange(rows, dtype=xp.int64, **({} if xp is np else {"device": delta.device})) * (columns + 2)
+    bound = xp.take(ordered, (xp.astype(places, xp.int64) + first[:, None]).reshape(-1)).reshape(rows, columns)
+    return (size > bound) | ((size == bound) & xp.astype(draws & 1, xp.bool))
+
+
 def trim(scan: Scan, *, density: Sequence[float], rescale: bool) -> Trim:
     """Exactly the max(1, int(density * n)) largest of each delta; the lowest index wins among equals."""
     kept = [max(1, int(share * scan.size)) for share in density]
@@ -67,29 +141,61 @@ def trim(scan: Scan, *, density: Sequence[float], rescale: bool) -> Trim:
 
 def drop(scan: Scan, *, density: Sequence[float], rescale: bool) -> Drop:
     """A random mask for each delta (DARE, Yu et al. 2023)."""
+    thin = Drop(tuple(density), (1.0,) * scan.models, {})
+    return thin if min(density) >= 1.0 or not rescale else _remembering(thin, scan)
+
+
+def ranked_drop(scan: Scan, *, density: Sequence[float], epsilon: Sequence[float], rescale: bool) -> RankedDrop:
+    """A random mask by rank for each delta (DELLA, Deep et al. 2024)."""
+    thin = RankedDrop(tuple(density), tuple(epsilon), (1.0,) * scan.models, {})
+    return _remembering(thin, scan) if rescale else thin
+
+
+def _remembering(thin: Random, scan: Scan) -> Random:
+    """The same, scaled so that each thinned delta has the l1 norm it had before, its masks kept for the merge."""
     remembered: dict[tuple[int, int], list[Array]] = {}
-    thin = Drop(tuple(density), (1.0,) * scan.models, remembered)
-    if min(density) >= 1.0 or not rescale:
-        return thin
 
     def sizes(block: Block) -> list[Array]:
-        masks = thin.masks(block)
+        masks: list[Array] = thin.masks(block)
         if scan.size <= _REMEMBERED:
             remembered[_place(block)] = masks
-        whole = [abs(delta) for delta in block]
+        whole: list[Array] = [abs(delta) for delta in block]
         return [*whole, *(size * as_mask(mask, size) for size, mask in zip(whole, masks, strict=True))]
 
-    return replace(thin, scales=_ratios(scan.sum(sizes).tolist()))
+    return replace(thin, scales=_ratios(scan.sum(sizes).tolist()), remembered=remembered)
 
 
-def _restored(thin: Trim, scan: Scan, *, rescale: bool) -> Trim:
+def band(scan: Scan, *, density: Sequence[float], gamma: Sequence[float], rescale: bool) -> Band:
+    """Neither the int(gamma n) largest of each delta nor the smallest: int(density n) in all."""
+    kept = [int(share * scan.size) for share in density]
+    largest = [min(int(share * scan.size), scan.size - count) for share, count in zip(gamma, kept, strict=True)]
+    bounds = [top + count for top, count in zip(largest, kept, strict=True)]
+    cuts = scan.kth_largest(lambda block: [abs(delta) for delta in block] * 2, [*bounds, *largest])
+    thin = Band(cuts[: scan.models], cuts[scan.models :], (1.0,) * scan.models)
+    return _restored(thin, scan, rescale=rescale)
+
+
+def check_della(*, density: Sequence[float], epsilon: Sequence[float]) -> None:
+    """Raises a MethodError if a probability would leave (0, 1)."""
+    for share, spread in zip(density, epsilon, strict=True):
+        if not 0 < share - spread <= share + spread < 1:
+            raise MethodError(
+                "density - epsilon and density + epsilon must lie between 0 and 1",
+                found=f"density {share} and epsilon {spread}",
+                fix="lower epsilon, or move density away from 0 and 1",
+                parameter="epsilon",
+            )
+
+
+def _restored(thin: Sorted, scan: Scan, *, rescale: bool) -> Sorted:
     """The same, scaled so that each thinned delta has the l1 norm it had before (if `rescale`)."""
     if not rescale:
         return thin
+    apply: Callable[[Block], list[Array]] = thin
 
     def sizes(block: Block) -> list[Array]:
-        whole = block.with_arrays(tuple(map(abs, block)))
-        return [*whole, *thin(whole)]
+        whole: Block = block.with_arrays(tuple(map(abs, block)))
+        return [*whole, *apply(whole)]
 
     return replace(thin, scales=_ratios(scan.sum(sizes).tolist()))
 

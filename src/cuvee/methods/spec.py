@@ -73,6 +73,8 @@ class MethodSpec:
     apply: Callable[..., Any]
     prepare: Callable[..., Any] | None
     prepare_arguments: tuple[str, ...]
+    check: Callable[..., None] | None
+    check_arguments: tuple[str, ...]
     wants: Wants
     base: Base
     min_models: int
@@ -100,6 +102,7 @@ def read_signature(
     models: tuple[int, int | None],
     scope: Scope,
     prepare: Callable[..., Any] | None,
+    check: Callable[..., None] | None,
     reference: str | None,
 ) -> MethodSpec:
     """The spec that `function`'s signature and docstring describe.
@@ -136,7 +139,9 @@ def read_signature(
         name=name,
         apply=function,
         prepare=prepare,
-        prepare_arguments=_prepare_arguments(name, prepare, parameters),
+        prepare_arguments=_arguments(name, prepare, parameters, 1),
+        check=check,
+        check_arguments=_arguments(name, check, parameters, 0),
         wants=wants,
         base=base,
         min_models=models[0],
@@ -184,21 +189,21 @@ def _parameter(method: str, argument: inspect.Parameter, hint: Any, help_text: s
     )
 
 
-def _prepare_arguments(
-    method: str, prepare: Callable[..., Any] | None, parameters: Mapping[str, Parameter]
+def _arguments(
+    method: str, helper: Callable[..., Any] | None, parameters: Mapping[str, Parameter], given: int
 ) -> tuple[str, ...]:
-    """The parameters that `prepare` asks for beside the scan; each must be one of the method's own."""
-    if prepare is None:
+    """The parameters that `prepare` or `check` asks for after its first `given` arguments, by name."""
+    if helper is None:
         return ()
-    _, *wanted = inspect.signature(prepare).parameters
+    wanted = tuple(inspect.signature(helper).parameters)[given:]
     own = {parameter.argument for parameter in parameters.values()}
     if unknown := [argument for argument in wanted if argument not in own]:
         raise MethodError(
-            f"method {method!r}: its prepare asks for parameters the method does not have",
+            f"method {method!r}: {helper.__name__} asks for parameters the method does not have",
             found=", ".join(unknown),
             method=method,
         )
-    return tuple(wanted)
+    return wanted
 
 
 def _argument_docs(doc: str) -> dict[str, str]:

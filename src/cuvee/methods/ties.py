@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cuvee.methods.consensus import elect
+from cuvee.methods.consensus import Consensus, Elect, elect_signs
 from cuvee.methods.registry import merge_method
 from cuvee.methods.sparsify import Trim, trim
 from cuvee.methods.spec import Deltas, PerModel, Prepared
@@ -25,6 +25,8 @@ def ties(
     normalize: bool = True,
     rescale: bool = False,
     lambda_: float = 1.0,
+    elect: Elect = "weighted",
+    consensus_method: Consensus = "sum",
     int8_mask: bool = False,
 ) -> Array:
     """The largest changes of each model, added where they agree on a sign.
@@ -39,7 +41,12 @@ def ties(
         normalize: Divide each element by the sum of the weights that agree there.
         rescale: Scale each thinned task vector back to its l1 norm.
         lambda_: Scales the merged task vector.
+        elect: Whose sum decides the sign: that of the weighted task vectors, as in mergekit, or of the task vectors
+            as they are, as in the paper (`unweighted`).
+        consensus_method: Whether the larger sum or the larger number of models (`count`) decides the sign.
         int8_mask: Accepted for old recipes; without effect.
 
     """
-    return elect(thin(deltas), weight, normalize=normalize, scale=lambda_)
+    return elect_signs(
+        thin(deltas), weight, normalize=normalize, scale=lambda_, elect=elect, consensus_method=consensus_method
+    )

@@ -70,3 +70,8 @@ def with_sign_of(size: Array, sign: Array) -> Array:
     signed = sign.view(bits) & bits(1 << (8 * size.dtype.itemsize - 1))
     signed |= size.view(bits)
     return signed.view(size.dtype)
+
+
+def like(array: Array) -> dict[str, Any]:
+    """The arguments that make a new array of `array`'s dtype, where it lies."""
+    return {"dtype": array.dtype} if isinstance(array, np.ndarray) else {"dtype": array.dtype, "device": array.device}

@@ -6,13 +6,14 @@ on block size nor on threads. How blocks are read, and on which device they lie,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
-from cuvee.numerics.arrays import dot64, to_float64_sum
+from cuvee.numerics.arrays import dot64, namespace, to_float64_sum, to_numpy
 from cuvee.numerics.block import Array, Block
 from cuvee.numerics.select import Cut, select_kth_largest
 
@@ -66,6 +67,38 @@ class Scan:
         parts = self.each(lambda block: [to_float64_sum(array) for array in function(block)])
         return np.asarray(np.sum(np.array(parts, dtype=np.float64), axis=0))
 
+    def column_sums(self, pairs: Callable[[Block], Sequence[tuple[Array, Array]]]) -> list[Array]:
+        """The float64 sums of products along the first dimension: one `[1, columns]` array for each pair of a block.
+
+        For tensors of more than two dimensions the columns are those of the last, repeated for each index between.
+        """
+        between = math.prod(self.shape[1:-1])
+        totals: list[Array] = []
+        for block_sums in self.each(
+            lambda block: [_folded(a, b, block.start, self.align, between) for a, b in pairs(block)]
+        ):
+            totals = [t + s for t, s in zip(totals, block_sums, strict=True)] if totals else list(block_sums)
+        return totals
+
+    def quantiles(self, score: Callable[[Block], Array], fractions: Sequence[float]) -> tuple[float, ...]:
+        """The exact quantiles of a non-negative score over the tensor, linearly interpolated between neighbours."""
+        if len(self.ranges) == 1:
+            values = to_numpy(score(self.read(*self.ranges[0]))).astype(np.float64)
+            return tuple(float(q) for q in np.quantile(values, fractions))
+        last = self.size - 1
+        places = [fraction * last for fraction in fractions]
+        ranks = [rank for place in places for rank in (math.floor(place), math.ceil(place))]
+
+        def scores(block: Block) -> list[Array]:
+            return [score(block)] * len(ranks)
+
+        cuts = self.kth_largest(scores, [self.size - rank for rank in ranks])
+        low, high = cuts[::2], cuts[1::2]
+        return tuple(
+            a.value + (b.value - a.value) * (place - math.floor(place))
+            for a, b, place in zip(low, high, places, strict=True)
+        )
+
     def gram(self) -> np.ndarray[Any, Any]:
         """All dot products between the block's arrays, float64 `[models, models]`, symmetric."""
 
@@ -85,3 +118,15 @@ class Scan:
         return select_kth_largest(
             lambda start, stop: score(self.read(start, stop)), self.ranges, ks, self.map, self.align
         )
+
+
+def _folded(a: Array, b: Array, start: int, columns: int, between: int) -> Array:
+    """Sums over rows of a * b, rows that are `between` apart belonging together; float64 `[between, columns]`."""
+    xp = namespace(a)
+    products = xp.astype(a, xp.float64) * xp.astype(b, xp.float64)
+    if between == 1:
+        return xp.sum(products, axis=0, keepdims=True)
+    first = start // columns % between
+    return xp.concat(
+        [xp.sum(products[(row - first) % between :: between], axis=0, keepdims=True) for row in range(between)]
+    )

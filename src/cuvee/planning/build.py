@@ -145,6 +145,8 @@ class _Builder:
         parameters = resolve_parameters(
             self.recipe, wanted.module, wanted.slice_, self.spec, t=wanted.t, tensor=wanted.name
         )
+        if self.spec.check is not None:
+            self.spec.check(**{name: parameters[name] for name in self.spec.check_arguments})
         if (
             self.spec.name == "passthrough"
             and dtype == dtypes[0]

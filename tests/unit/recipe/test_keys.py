@@ -69,7 +69,10 @@ def test_normalize_for_a_method_without_it_passes_silently():
             "dare_linear: true",
             "recipe:9 (dare_linear): dare_linear has no effect here; write `merge_method: dare_linear`",
         ),
-        ("  t: 0.5", "recipe:9 (parameters.t): ties has no parameter 't', so it has no effect; slerp has it"),
+        (
+            "  t: 0.5",
+            "recipe:9 (parameters.t): ties has no parameter 't', so it has no effect; slerp, nearswap have it",
+        ),
         (
             "  scale: 0.5",
             "recipe:9 (parameters.scale): ties has no parameter 'scale', so it has no effect; passthrough has it",

@@ -52,6 +52,8 @@ def test_per_model_values_follow_the_inputs_without_the_base():
     assert found == {
         "weight": (0.5, 3.0, 9.0),
         "density": (0.25, 1.0, 1.0),
+        "elect": "weighted",
+        "consensus_method": "sum",
         "normalize": True,
         "rescale": False,
         "lambda_": 0.25,

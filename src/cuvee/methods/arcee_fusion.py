@@ -1,0 +1,59 @@
+"""Arcee fusion: only the changes that matter most to a row's distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cuvee.methods.registry import merge_method
+from cuvee.methods.spec import Prepared, Weights
+from cuvee.numerics.arrays import as_mask, like, namespace, to_numpy
+from cuvee.numerics.block import Array, Block
+from cuvee.numerics.scan import Scan
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The divergence of each row, and the importance from which on a change is kept."""
+
+    divergence: np.ndarray[Any, Any]
+    bound: float
+
+    def of(self, weights: Block) -> Array:
+        """The importance of each element of a block of whole rows."""
+        base, other = weights
+        first = weights.start // base.shape[-1]
+        rows = self.divergence[first : first + base.shape[0]]
+        return abs(other - base) * namespace(base).asarray(rows[:, None], **like(base))
+
+
+def weigh(scan: Scan) -> Importance:
+    """The rows' divergences, and the median of the importances plus 1.5 times their interquartile range, all exact."""
+    divergence = np.concatenate(scan.each(lambda block: to_numpy(_divergence(*block))))
+    first, median, third = scan.quantiles(Importance(divergence, 0.0).of, (0.25, 0.5, 0.75))
+    return Importance(divergence, median + 1.5 * (third - first))
+
+
+@merge_method("arcee_fusion", base="required", models=(1, 1), scope="rows", prepare=weigh)
+def arcee_fusion(weights: Weights, importance: Prepared[Importance]) -> Array:
+    """The base with those changes of the other model whose importance stands out.
+
+    importance = |d| * KL(softmax(W_1 row) || softmax(W_0 row)); d stays where the importance is at least
+    median + 1.5 (q_3 - q_1) over the tensor. Quantiles are exact.
+    """
+    base, other = weights
+    delta = other - base
+    return base + delta * as_mask(importance.of(weights) >= importance.bound, delta)
+
+
+def _divergence(base: Array, other: Array) -> Array:
+    """KL(softmax(other) || softmax(base)) of each row, float64 `[rows]`: sum p (w_1 - w_0) - (lse_1 - lse_0)."""
+    xp = namespace(base)
+    w0, w1 = xp.astype(base, xp.float64), xp.astype(other, xp.float64)
+    w0, w1 = w0 - xp.max(w0, axis=-1, keepdims=True), w1 - xp.max(w1, axis=-1, keepdims=True)
+    p = xp.exp(w1)
+    total = xp.sum(p, axis=-1)
+    shift = xp.sum(p * (w1 - w0), axis=-1) / total
+    return xp.clip(shift - xp.log(total / xp.sum(xp.exp(w0), axis=-1)), 0.0, None)

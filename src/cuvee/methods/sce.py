@@ -1,0 +1,78 @@
+"""SCE: select by variance, calculate weights, erase minority signs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cuvee.methods.consensus import elect_along
+from cuvee.methods.registry import merge_method
+from cuvee.methods.spec import Deltas, Prepared
+from cuvee.numerics.arrays import as_mask, sum_of
+from cuvee.numerics.block import Array, Block
+from cuvee.numerics.scan import Scan
+from cuvee.numerics.select import KEEP_ALL, Cut
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which positions stay, and how much each model counts."""
+
+    cut: Cut
+    weights: tuple[float, ...]
+
+    def __call__(self, deltas: Block) -> list[Array]:
+        """The deltas at the selected positions."""
+        if self.cut == KEEP_ALL:
+            return list(deltas)
+        mask = as_mask(self.cut.keep(_variance(deltas), deltas.start), deltas[0])
+        return [delta * mask for delta in deltas]
+
+
+def select(scan: Scan, *, select_topk: float, uniform_below: float) -> Selection:
+    """The positions of largest variance across the models, and the models' shares of the squares there."""
+    cut = KEEP_ALL
+    if select_topk < 1.0:
+        nonzero = scan.sum(lambda block: [as_mask(_variance(block) != 0, block[0])])[0]
+        (cut,) = scan.kth_largest(lambda block: [_variance(block)], [int(select_topk * nonzero)])
+    chosen = Selection(cut, ())
+    squares = scan.sum(lambda block: [delta * delta for delta in chosen(block)]) / max(scan.size, 1)
+    total = float(squares.sum())
+    if total <= 0 or total < uniform_below:
+        return Selection(cut, (1.0 / scan.models,) * scan.models)
+    return Selection(cut, tuple(float(square / total) for square in squares))
+
+
+@merge_method(
+    "sce",
+    base="required",
+    models=(1, None),
+    prepare=select,
+    reference="Wan et al. 2024, FuseChat: knowledge fusion of chat models, arXiv:2408.07990",
+)
+def sce(
+    deltas: Deltas,
+    selection: Prepared[Selection],
+    *,
+    select_topk: float = 1.0,
+    uniform_below: float = 1e-6,
+    int8_mask: bool = False,
+) -> Array:
+    """Task vectors at the positions where the models differ most, weighted by their energy, minority signs erased.
+
+    Keeps the select_topk fraction (of the non-zero ones) of positions by variance across the d_i; weights are the mean
+    squares of the d_i there, normalised; s is the sign of the sum of the d_i; the result is the weighted mean of those
+    with sign s.
+
+    Args:
+        select_topk: Fraction of positions to keep.
+        uniform_below: If the mean squares add up to less than this, every model counts equally; 0 switches that off.
+        int8_mask: Accepted for old recipes; without effect.
+    """
+    kept = selection(deltas)
+    return elect_along(kept, selection.weights, sum_of(kept), normalize=True)
+
+
+def _variance(block: Block) -> Array:
+    """The variance across the models, element by element."""
+    mean = sum_of(block) / len(block)
+    return sum_of((delta - mean) ** 2 for delta in block) / len(block)

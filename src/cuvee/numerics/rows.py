@@ -1,0 +1,44 @@
+"""The same geometry for every row (or column) at once: arrays of dot products in, arrays of coefficients out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cuvee.numerics.arrays import namespace
+from cuvee.numerics.block import Array
+
+
+def row_dots(a: Array, b: Array) -> Array:
+    """The dot product of each row of `a` with that of `b`, both `[rows, columns]`: float64 `[rows, 1]`."""
+    xp = namespace(a)
+    return xp.sum(xp.astype(a, xp.float64) * xp.astype(b, xp.float64), axis=-1, keepdims=True)
+
+
+def slerp_ratios(aa: Array, ab: Array, bb: Array, t: float, parallel: float) -> tuple[Array, Array]:
+    """Slerp's coefficients for many pairs of vectors, from their dot products; see `geometry.slerp_coefficients`."""
+    xp = namespace(aa)
+    norms = xp.sqrt(xp.where(aa > 0, aa, xp.ones_like(aa))) * xp.sqrt(xp.where(bb > 0, bb, xp.ones_like(bb)))
+    cosine = ab / norms
+    straight = abs(cosine) > parallel
+    angle = xp.acos(xp.where(straight, xp.zeros_like(cosine), cosine))
+    sine = xp.sin(angle)
+    first, second = xp.sin((1.0 - t) * angle) / sine, xp.sin(t * angle) / sine
+    return xp.where(straight, xp.full_like(first, 1.0 - t), first), xp.where(straight, xp.full_like(first, t), second)
+
+
+def stock_ratios(arrays: Sequence[Array]) -> Array:
+    """Model stock's t for each row of N deltas `[rows, columns]`: `[rows, 1]`; see `geometry.stock_ratio`."""
+    xp = namespace(arrays[0])
+    count = len(arrays)
+    lengths = [xp.sqrt(row_dots(array, array)) for array in arrays]
+    total = xp.zeros_like(lengths[0])
+    for i in range(count):
+        for j in range(i):
+            product = lengths[i] * lengths[j]
+            safe = xp.where(product > 0, product, xp.ones_like(product))
+            total += xp.where(product > 0, row_dots(arrays[i], arrays[j]) / safe, xp.zeros_like(product))
+    mean = total / (count * (count - 1) / 2)
+    denominator = 1.0 + (count - 1) * mean
+    vanishes = abs(denominator) < 1e-12
+    ratios = count * mean / xp.where(vanishes, xp.ones_like(mean), denominator)
+    return xp.astype(xp.where(vanishes, xp.zeros_like(ratios), ratios), arrays[0].dtype)
