@@ -112,9 +112,8 @@ class _Merge:
             self.work.check_stop()
             merged = self.merged(span, prepared, arguments, wide=False)
             if not (self.work.allow_nonfinite or self.fits(merged)):
-                merged = self.merged(
-                    span, prepared, arguments, wide=True
-                )  # perhaps only a sum on the way was too large
+                # Perhaps only a sum on the way was too large for float32.
+                merged = self.merged(span, prepared, arguments, wide=True)
                 if not self.fits(merged):
                     self.refuse_nonfinite(merged, *span)
             self.write(merged, span[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cuvee.methods.consensus import Consensus, Elect, add_up, elect_signs
 from cuvee.methods.registry import merge_method
-from cuvee.methods.sparsify import RankedDrop, check_della, ranked_drop
+from cuvee.methods.sparsify import Drop, check_della, ranked_drop
 from cuvee.methods.spec import Deltas, PerModel, Prepared
 from cuvee.numerics.block import Array
 
@@ -16,7 +16,7 @@ _PAPER = "Deep et al. 2024, DELLA-Merging, arXiv:2406.11617"
 )
 def della(
     deltas: Deltas,
-    thin: Prepared[RankedDrop],
+    thin: Prepared[Drop],
     *,
     weight: PerModel[float],
     density: PerModel[float] = (1.0,),
@@ -61,7 +61,7 @@ def della(
 )
 def della_linear(
     deltas: Deltas,
-    thin: Prepared[RankedDrop],
+    thin: Prepared[Drop],
     *,
     weight: PerModel[float],
     density: PerModel[float] = (1.0,),

@@ -101,7 +101,9 @@ def method_names() -> tuple[str, ...]:
     """All known methods: Cuvee's in the order of its documentation, then others'."""
     _load_own()
     _load_others()
-    return tuple(_specs)
+    homes = [f"cuvee.methods.{module}" for module in _BUILT_IN]  # whichever was imported first
+    own = {name: homes.index(spec.apply.__module__) for name, spec in _specs.items() if spec.apply.__module__ in homes}
+    return (*sorted(own, key=own.__getitem__), *(name for name in _specs if name not in own))
 
 
 @cache

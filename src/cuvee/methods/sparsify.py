@@ -7,17 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import numpy as np
-
 from cuvee.errors import MethodError
-from cuvee.numerics.arrays import as_mask, namespace
+from cuvee.numerics.arrays import as_mask, device_of, namespace
 from cuvee.numerics.block import Array, Block
 from cuvee.numerics.random import derive_key, draw_below, uniform_16
 from cuvee.numerics.scan import Scan
 from cuvee.numerics.select import KEEP_ALL, Cut
 
 Sorted = TypeVar("Sorted", "Trim", "Band")
-Random = TypeVar("Random", "Drop", "RankedDrop")
 _REMEMBERED = 1 << 23  # elements of a tensor whose masks are kept between scan and merge: a byte each
 
 
@@ -38,9 +35,14 @@ class Trim:
 
 @dataclass(frozen=True)
 class Drop:
-    """Keeps each element of model i's delta with probability `densities[i]`; then scales it."""
+    """Keeps elements of model i's delta at random, with probability `densities[i]` on the mean; then scales them.
+
+    The probability rises linearly with the magnitude's rank in its row, by `epsilons[i]` to either side of the mean;
+    blocks then hold whole rows.
+    """
 
     densities: tuple[float, ...]
+    epsilons: tuple[float, ...]
     scales: tuple[float, ...]
     remembered: Mapping[tuple[int, int], list[Array]] = field(default_factory=dict)
     """Masks drawn while scanning a tensor of moderate size, by a block's start and size."""
@@ -52,10 +54,14 @@ class Drop:
 
     def masks(self, deltas: Block) -> list[Array]:
         """Which elements of each delta survive."""
-        return [
-            draw_below(density, derive_key(deltas.key, position), deltas.start, delta)
-            for position, (delta, density) in enumerate(zip(deltas, self.densities, strict=True))
-        ]
+        masks = []
+        for position, (delta, density, epsilon) in enumerate(zip(deltas, self.densities, self.epsilons, strict=True)):
+            key = derive_key(deltas.key, position)
+            if epsilon == 0 or delta.shape[-1] == 1:
+                masks.append(draw_below(density, key, deltas.start, delta))
+            else:
+                masks.append(_kept_by_rank(delta, density, epsilon, key, deltas.start))
+        return masks
 
 
 def _place(block: Block) -> tuple[int, int]:
@@ -80,30 +86,6 @@ class Band:
         return thinned
 
 
-@dataclass(frozen=True)
-class RankedDrop:
-    """Keeps elements with a probability that rises linearly with their magnitude's rank in the row; then scales."""
-
-    densities: tuple[float, ...]
-    epsilons: tuple[float, ...]
-    scales: tuple[float, ...]
-    remembered: Mapping[tuple[int, int], list[Array]] = field(default_factory=dict)
-    """Masks drawn while scanning, by a block's start and size: sorting every row once is enough."""
-
-    def __call__(self, deltas: Block) -> list[Array]:
-        """The thinned deltas of a block of whole rows."""
-        masks = self.remembered.get(_place(deltas)) or self.masks(deltas)
-        return [_masked(mask, delta, scale) for mask, delta, scale in zip(masks, deltas, self.scales, strict=True)]
-
-    def masks(self, deltas: Block) -> list[Array]:
-        """Which elements of each delta survive."""
-        settings = zip(deltas, self.densities, self.epsilons, strict=True)
-        return [
-            _kept_by_rank(delta, density, epsilon, derive_key(deltas.key, position), deltas.start)
-            for position, (delta, density, epsilon) in enumerate(settings)
-        ]
-
-
 def _kept_by_rank(delta: Array, density: float, epsilon: float, key: int, start: int) -> Array:
     """Which elements of `[rows, columns]` survive.
 
@@ -113,8 +95,6 @@ def _kept_by_rank(delta: Array, density: float, epsilon: float, key: int, start:
     magnitudes share the mean of theirs.
     """
     rows, columns = delta.shape
-    if columns == 1 or epsilon == 0:
-        return draw_below(density, key, start, delta)
     xp = namespace(delta)
     size = abs(delta)
     ends = xp.full_like(size[:, :1], math.inf)
@@ -125,7 +105,7 @@ def _kept_by_rank(delta: Array, density: float, epsilon: float, key: int, start:
     places = as_mask(draws, delta) * (step / 2**16)
     places += (0.5 / 2**16 - density + epsilon) * step + 1.0
     places = xp.clip(xp.round(places), 0, columns + 1)
-    first = xp.arange(rows, dtype=xp.int64, **({} if xp is np else {"device": delta.device})) * (columns + 2)
+    first = xp.arange(rows, dtype=xp.int64, **device_of(delta)) * (columns + 2)
     bound = xp.take(ordered, (xp.astype(places, xp.int64) + first[:, None]).reshape(-1)).reshape(rows, columns)
     return (size > bound) | ((size == bound) & xp.astype(draws & 1, xp.bool))
 
@@ -141,22 +121,22 @@ def trim(scan: Scan, *, density: Sequence[float], rescale: bool) -> Trim:
 
 def drop(scan: Scan, *, density: Sequence[float], rescale: bool) -> Drop:
     """A random mask for each delta (DARE, Yu et al. 2023)."""
-    thin = Drop(tuple(density), (1.0,) * scan.models, {})
+    thin = Drop(tuple(density), (0.0,) * scan.models, (1.0,) * scan.models)
     return thin if min(density) >= 1.0 or not rescale else _remembering(thin, scan)
 
 
-def ranked_drop(scan: Scan, *, density: Sequence[float], epsilon: Sequence[float], rescale: bool) -> RankedDrop:
+def ranked_drop(scan: Scan, *, density: Sequence[float], epsilon: Sequence[float], rescale: bool) -> Drop:
     """A random mask by rank for each delta (DELLA, Deep et al. 2024)."""
-    thin = RankedDrop(tuple(density), tuple(epsilon), (1.0,) * scan.models, {})
+    thin = Drop(tuple(density), tuple(epsilon), (1.0,) * scan.models)
     return _remembering(thin, scan) if rescale else thin
 
 
-def _remembering(thin: Random, scan: Scan) -> Random:
+def _remembering(thin: Drop, scan: Scan) -> Drop:
     """The same, scaled so that each thinned delta has the l1 norm it had before, its masks kept for the merge."""
     remembered: dict[tuple[int, int], list[Array]] = {}
 
     def sizes(block: Block) -> list[Array]:
-        masks: list[Array] = thin.masks(block)
+        masks = thin.masks(block)
         if scan.size <= _REMEMBERED:
             remembered[_place(block)] = masks
         whole: list[Array] = [abs(delta) for delta in block]

@@ -72,6 +72,11 @@ def with_sign_of(size: Array, sign: Array) -> Array:
     return signed.view(size.dtype)
 
 
+def device_of(array: Array) -> dict[str, Any]:
+    """The argument that makes a new array where `array` lies; NumPy needs none."""
+    return {} if isinstance(array, np.ndarray) else {"device": array.device}
+
+
 def like(array: Array) -> dict[str, Any]:
     """The arguments that make a new array of `array`'s dtype, where it lies."""
-    return {"dtype": array.dtype} if isinstance(array, np.ndarray) else {"dtype": array.dtype, "device": array.device}
+    return {"dtype": array.dtype, **device_of(array)}

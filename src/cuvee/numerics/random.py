@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cuvee.numerics.arrays import namespace
+from cuvee.numerics.arrays import device_of, namespace
 from cuvee.numerics.block import Array
 
 _FIRST, _SECOND, _MASK = 0x7FEB352D, 0x846CA68B, 0xFFFFFFFF
@@ -33,7 +33,7 @@ def draw_below(probability: float, key: int, start: int, like: Array) -> Array:
     """
     xp = namespace(like)
     if probability >= 1.0:
-        return xp.ones(like.shape, dtype=xp.bool, **_where(like))
+        return xp.ones(like.shape, dtype=xp.bool, **device_of(like))
     scaled = max(probability, 0.0) * 2.0**16
     bound = int(scaled)
     draws = uniform_16(key, start, like)
@@ -52,7 +52,7 @@ def uniform_16(key: int, start: int, like: Array) -> Array:
     if isinstance(like, np.ndarray):
         pairs = _hashed_32(first, last - first, key).astype("<u4", copy=False).view("<u2")
     else:
-        whole = hashed(xp.arange(first, last, dtype=xp.int64, **_where(like)), key)
+        whole = hashed(xp.arange(first, last, dtype=xp.int64, **device_of(like)), key)
         pairs = xp.reshape(xp.stack([whole & 0xFFFF, whole >> 16], axis=1), (-1,))
     return pairs[start % 2 : start % 2 + size]
 
@@ -87,7 +87,3 @@ def _hashed_32(start: int, count: int, key: int) -> np.ndarray[Any, Any]:
     np.right_shift(x, np.uint32(16), out=shifted)
     x ^= shifted
     return x
-
-
-def _where(like: Array) -> dict[str, Any]:
-    return {} if isinstance(like, np.ndarray) else {"device": like.device}
