@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,30 +13,23 @@ from typing import Any
 import cuvee
 from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import EngineSettings, execute
-from cuvee.errors import OutputError, PlanError
-from cuvee.methods.registry import get_method
+from cuvee.engine.fetch import fetch
+from cuvee.errors import OutputError
 from cuvee.options import MergeOptions, parse_size
-from cuvee.planning.build import PlanSettings, build_plan
+from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
 from cuvee.planning.ops import Plan
 from cuvee.progress import Progress, Silent
-from cuvee.publish.card import CardInput, model_card
-from cuvee.publish.config import merged_config_text
-from cuvee.publish.publish import publish
-from cuvee.publish.pytorch import require_torch, to_pytorch
+from cuvee.publish.complete import complete
+from cuvee.publish.pytorch import require_torch
 from cuvee.publish.side_files import choose_side_files
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
 from cuvee.tensors import disk
-from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
-from cuvee.tensors.dtypes import name_of
-from cuvee.tensors.hub import open_location
-from cuvee.tensors.reference import ModelRef
-from cuvee.tensors.sources import stored_pieces
+from cuvee.views.opening import open_inputs
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
-_MARKER = ".cuvee-merge"
-_OUR_FILES = {"config.json", "mergekit_config.yml", _MARKER}
+_OUR_FILES = {"config.json", "mergekit_config.yml", disk.MARKER}
 _DEFAULTS = MergeOptions()
 _SILENT = Silent()
 
@@ -70,15 +62,6 @@ class MergeReport:
     dropped: tuple[tuple[str, str], ...]
     files: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A recipe with its checkpoints opened by their headers, and the plan of merging them."""
-
-    recipe: Recipe
-    checkpoints: Mapping[ModelRef, Checkpoint]
-    plan: Plan
 
 
 def plan(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Plan:
@@ -119,14 +102,14 @@ def merge(
     opened = open_recipe(recipe, options)
     check_disk(opened.plan, out)
     _check_publishable(opened, options)
-    locate = _fetch(opened, progress)
-    with disk.new_directory(target.with_name(target.name + ".partial"), _MARKER) as partial:
+    locate = fetch(opened.plan, opened.checkpoints.values(), progress)
+    with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
         progress.begin("merge", opened.plan.bytes_written)
         execute(opened.plan, partial, engine_settings(options), locate, progress)
         progress.end()
-        files, warnings = _complete(opened, partial, target.name, options)
+        files, warnings = complete(opened, partial, target.name, options)
         disk.replace_directory(partial, target)
-    (target / _MARKER).unlink(missing_ok=True)
+    (target / disk.MARKER).unlink(missing_ok=True)
     return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings))
 
 
@@ -138,8 +121,7 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
 
     """
     loaded, warnings = load_recipe(recipe, strict=options.strict)
-    checkpoints = _open_checkpoints(loaded, options)
-    _refuse_what_is_not_built(loaded, checkpoints.values())
+    checkpoints = open_inputs(loaded, options)
     settings = PlanSettings(
         max_shard_bytes=parse_size(options.out_shard_size),
         seed=options.random_seed,
@@ -165,6 +147,16 @@ def cost(plan: Plan, out: str | Path, options: MergeOptions = _DEFAULTS) -> Cost
     """What running `plan` will take: bytes, memory, disk and time."""
     settings = engine_settings(options)
     return estimate(plan, Path(out), threads=settings.worker_threads, block_elements=NumpyBackend.block_elements)
+
+
+def _without_effect(recipe: Recipe, options: MergeOptions) -> list[str]:
+    """What was asked for and changes nothing: said, not passed over."""
+    said = []
+    if any(slice_.residual_weight is not None for module in recipe.modules for slice_ in module.slices):
+        said.append(f"{recipe.file}: residual_weight has no effect (nor has it in mergekit)")
+    if options.unsafe_truncate_embeddings:
+        said.append("--unsafe-truncate-embeddings has no effect yet: vocabularies of different sizes are refused")
+    return said
 
 
 def _usable_output(out: Path, *, overwrite: bool) -> Path:
@@ -201,142 +193,6 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
     choose_side_files(base.location, copy_tokenizer=options.copy_tokenizer, trust_remote_code=options.trust_remote_code)
     if not options.safe_serialization:
         require_torch()
-
-
-def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
-    cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
-    converted = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
-    opened: dict[ModelRef, Checkpoint] = {}
-    for ref in recipe.models():
-        if ref.adapters:
-            raise PlanError(
-                f"{ref} names an adapter, and this version of Cuvee does not merge adapters yet",
-                fix=f"merge the adapter into {ref.path} with PEFT's merge_and_unload first, and name the result",
-            )
-        opened[ref] = open_checkpoint(open_location(ref, cache), str(ref), converted)
-    return opened
-
-
-def _refuse_what_is_not_built(recipe: Recipe, checkpoints: Iterable[Checkpoint]) -> None:
-    """Vocabulary settings change nothing where every model has the very same tokenizer; else they are refused."""
-    if recipe.chat_template and recipe.chat_template != "auto":
-        raise PlanError("this version of Cuvee does not set chat templates yet", fix="remove chat_template")
-    wanted = recipe.tokenizer if recipe.tokenizer is not None else recipe.tokenizer_source
-    if wanted is None:
-        return
-    tokenizers = {
-        tuple((name, c.location.read(name, 0, size)) for name, size in c.files.items() if name in _TOKENIZERS)
-        for c in checkpoints
-    }
-    tokens = recipe.tokenizer is not None and set(recipe.tokenizer) - {"source"}
-    if len(tokenizers) > 1 or tokens:
-        raise PlanError(
-            "this version of Cuvee does not map vocabularies onto each other yet",
-            found="tokenizer settings for single tokens or padding" if tokens else "models with different tokenizers",
-            fix="merge models that share a tokenizer, and leave the tokenizer settings out",
-        )
-
-
-_TOKENIZERS = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "tekken.json",
-)
-
-
-def _without_effect(recipe: Recipe, options: MergeOptions) -> list[str]:
-    """What was asked for and changes nothing: said, not passed over."""
-    said = []
-    if any(slice_.residual_weight is not None for module in recipe.modules for slice_ in module.slices):
-        said.append(f"{recipe.file}: residual_weight has no effect (nor has it in mergekit)")
-    if options.unsafe_truncate_embeddings:
-        said.append("--unsafe-truncate-embeddings has no effect yet: vocabularies of different sizes are refused")
-    return said
-
-
-def _fetch(opened: Opened, progress: Progress) -> dict[str, Path]:
-    """Local paths of every file the plan reads, downloaded where they are not here yet."""
-    needed = {piece.file for op in opened.plan.ops for source in op.sources for piece in stored_pieces(source)}
-    located: dict[str, Path] = {}
-    remote: list[tuple[Checkpoint, str, str]] = []
-    for checkpoint in opened.checkpoints.values():
-        for uri, name in checkpoint.weight_files.items():
-            if uri not in needed:
-                continue
-            if checkpoint.identity.startswith("hf://") and name:
-                remote.append((checkpoint, uri, name))
-            else:
-                located[uri] = checkpoint.location.fetch(name) if name else Path(uri)
-    if remote:
-        progress.begin("download", sum(checkpoint.files[name] for checkpoint, _, name in remote))
-        for checkpoint, uri, name in remote:
-            located[uri] = checkpoint.location.fetch(name, progress.advance)
-            progress.finished(name)
-        progress.end()
-    return located
-
-
-def _complete(
-    opened: Opened, partial: Path, title: str, options: MergeOptions
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Writes all that belongs beside the weights: (file names, warnings)."""
-    plan, recipe = opened.plan, opened.recipe
-    base = list(opened.checkpoints.values())[plan.base]
-    dtypes = {op.dtype for op in plan.ops if op.method is not None} or {op.dtype for op in plan.ops}
-    written = recipe.out_dtype or recipe.dtype or (dtypes.pop() if len(dtypes) == 1 else None)
-    dtype = name_of(written) if written else None
-    if len(plan.shards) > 1:
-        disk.write_file(partial / "model.safetensors.index.json", _index(plan))
-    config = None
-    if base.config_text is not None:
-        edits = {tuple(key.split(".")): value for key, value in plan.config_edits.items()}
-        config = merged_config_text(base.config_text, dtype=dtype, edits=edits, vocab_size=None)
-    card = _card(opened, title, dtype, options) if options.write_model_card else None
-    published = publish(
-        partial,
-        base=base,
-        tokenizer_from=None,
-        config_text=config,
-        card=card,
-        recipe_text=recipe.text if options.write_model_card else None,
-        copy_tokenizer=options.copy_tokenizer,
-        trust_remote_code=options.trust_remote_code,
-    )
-    if not options.safe_serialization:
-        to_pytorch(partial)
-    return tuple(sorted({path.name for path in partial.iterdir()} - {_MARKER})), published.warnings
-
-
-def _index(plan: Plan) -> bytes:
-    """model.safetensors.index.json."""
-    weight_map = {op.name: plan.shards[op.shard].name for op in plan.ops}
-    total = sum(op.nbytes for op in plan.ops)
-    table = {"metadata": {"total_size": total, "total_parameters": plan.elements}, "weight_map": weight_map}
-    return json.dumps(table, indent=2, sort_keys=True).encode() + b"\n"
-
-
-def _card(opened: Opened, title: str, dtype: str | None, options: MergeOptions) -> str:
-    plan = opened.plan
-    base = list(opened.checkpoints.values())[plan.base]
-    inputs = [
-        CardInput(ref, checkpoint.identity, is_base=index == plan.base)
-        for index, (ref, checkpoint) in enumerate(opened.checkpoints.items())
-    ]
-    return model_card(
-        title,
-        method=get_method(plan.method),
-        inputs=inputs,
-        recipe_text=opened.recipe.text,
-        seed=plan.seed,
-        dtype=dtype,
-        architectures=base.config.get("architectures") or (),
-        with_tokenizer=options.copy_tokenizer,
-        version=cuvee.__version__,
-    )
 
 
 def _report(plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warnings: tuple[str, ...]) -> MergeReport:

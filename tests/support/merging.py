@@ -37,6 +37,7 @@ def plan_of(
         "seed": seed,
         "method": "linear",
         "config_edits": {},
+        "version": "0",
     }
     return Plan(**facts)
 

@@ -19,7 +19,7 @@ from cuvee.recipe.values import resolve_parameters
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, is_quantised, name_of, promote
 from cuvee.tensors.reference import ModelRef
-from cuvee.tensors.sources import Stored
+from cuvee.tensors.sources import Source, stored_pieces
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,15 @@ class PlanSettings:
     seed: int
     allow_crimes: bool
     version: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A recipe with its checkpoints opened by their headers, and the plan of merging them."""
+
+    recipe: Recipe
+    checkpoints: Mapping[ModelRef, Checkpoint]
+    plan: Plan
 
 
 def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings, warnings: Sequence[str] = ()) -> Plan:
@@ -73,6 +82,7 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
         config_edits=_config_edits(planned, checkpoints[base]),
         dropped=_dropped(checkpoints, models, used, recipe),
         warnings=tuple(warnings),
+        version=settings.version,
     )
 
 
@@ -80,7 +90,8 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """A hash of a checkpoint's headers and file sizes: it changes when what a plan relies on does."""
     digest = blake2b(digest_size=12)
     for name, stored in checkpoint.tensors.items():
-        digest.update(f"{name} {stored.dtype} {stored.shape} {stored.offset}\n".encode())
+        places = ",".join(str(piece.offset) for piece in stored_pieces(stored))
+        digest.update(f"{name} {stored.dtype} {stored.shape} {places}\n".encode())
     for relative in checkpoint.weight_files.values():
         digest.update(f"{relative} {checkpoint.files.get(relative, 0)}\n".encode())
     return digest.hexdigest()
@@ -179,7 +190,7 @@ class _Builder:
 
 def _op(
     name: str,
-    stored: Sequence[Stored],
+    stored: Sequence[Source],
     models: tuple[int, ...],
     dtype: str,
     has_base: bool = False,
@@ -194,7 +205,7 @@ def _names(op: TensorOp, wanted: Wanted, builder: _Builder) -> Iterable[tuple[in
     return [(i, wanted.inputs[position]) for i, position in enumerate(order[: len(op.sources)])]
 
 
-def _check_shapes(tensor: str, stored: Sequence[Stored], names: Sequence[str]) -> None:
+def _check_shapes(tensor: str, stored: Sequence[Source], names: Sequence[str]) -> None:
     if len({piece.shape for piece in stored}) > 1:
         other = next(i for i, piece in enumerate(stored) if piece.shape != stored[0].shape)
         vocabulary = "embed" in tensor or "lm_head" in tensor or "wte" in tensor

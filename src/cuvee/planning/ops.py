@@ -95,6 +95,7 @@ class Plan:
         config_edits: config paths (joined by dots) whose value changes with the layers, and the new values.
         dropped: input tensors left out because the recipe does not ask for them, as (model, tensor name).
         warnings: what the user should know before starting.
+        version: Cuvee's own.
 
     """
 
@@ -107,6 +108,7 @@ class Plan:
     config_edits: Mapping[str, Any]
     dropped: tuple[tuple[int, str], ...]
     warnings: tuple[str, ...]
+    version: str
 
     @property
     def bytes_read(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from cuvee.errors import CheckpointError
 from cuvee.tensors.header import read_header
 from cuvee.tensors.location import Location
-from cuvee.tensors.sources import Stored
+from cuvee.tensors.sources import Source, Stored
 
 _SAFE_INDEX = "model.safetensors.index.json"
 _PICKLE_INDEX = "pytorch_model.bin.index.json"
@@ -32,7 +32,8 @@ class Checkpoint:
     Attributes:
         name: what the user called it.
         location: where its files lie.
-        tensors: name -> where it is stored, in the order of the files.
+        tensors: name -> where its values come from, in the order of the files: stored pieces as opened; other sources
+            once a view is put on.
         files: size in bytes of every file by relative name.
         weight_files: the files that hold `tensors`, by the name plans use (a URI) -> relative name.
         metadata: the safetensors metadata of the first shard.
@@ -42,7 +43,7 @@ class Checkpoint:
 
     name: str
     location: Location
-    tensors: Mapping[str, Stored]
+    tensors: Mapping[str, Source]
     files: Mapping[str, int]
     weight_files: Mapping[str, str]
     metadata: Mapping[str, str]

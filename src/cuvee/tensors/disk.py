@@ -15,6 +15,9 @@ from pathlib import Path
 
 from cuvee.errors import CheckpointError, OutputError
 
+MARKER = ".cuvee-merge"
+"""Marks a directory that a merge is still making."""
+
 _CHUNK = 1 << 24
 _CAN_COPY_RANGE = hasattr(os, "copy_file_range")
 _CAN_ADVISE = hasattr(os, "posix_fadvise")

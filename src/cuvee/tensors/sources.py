@@ -1,7 +1,8 @@
 """Sources: expressions for where a tensor's values come from, evaluated for a range, never a tensor in memory.
 
-Every node answers the same few questions: `shape`, `dtype`, `extents` (the bytes that a range touches) and `read` (the
-range's values). Plans hold them, so they are frozen and serialise to JSON. What a tensor means is not known here.
+Every node answers the same few questions: `shape`, `dtype`, `children`, `extents` (the bytes that a range touches) and
+`read` (the range's values). Plans hold them, so they are frozen and serialise to JSON. What a tensor means is not known
+here.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class Stored:
     shape: tuple[int, ...]
     kind: Literal["stored"] = "stored"
 
+    @property
+    def children(self) -> tuple[Source, ...]:
+        """None: this is a leaf."""
+        return ()
+
     def extents(self, start: int, stop: int) -> Iterator[Extent]:
         """The bytes of elements [start, stop)."""
         size = itemsize(self.dtype)
@@ -70,6 +76,11 @@ class Joined:
     pieces: tuple[Source, ...]
     axis: int
     kind: Literal["joined"] = "joined"
+
+    @property
+    def children(self) -> tuple[Source, ...]:
+        """The pieces."""
+        return self.pieces
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,10 +128,9 @@ Source = Union[Stored, Joined]  # noqa: UP007 - named in quotes above, where `|`
 become further nodes."""
 
 
-def stored_pieces(source: Stored | Joined) -> Iterator[Stored]:
+def stored_pieces(source: Source) -> Iterator[Stored]:
     """Every stored tensor that a source is made of."""
     if isinstance(source, Stored):
         yield source
-    else:
-        for piece in source.pieces:
-            yield from stored_pieces(piece)
+    for child in source.children:
+        yield from stored_pieces(child)

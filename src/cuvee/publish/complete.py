@@ -1,0 +1,76 @@
+"""All that belongs beside the weights, made from a plan: texts are composed here and written by `publish`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cuvee.methods.registry import get_method
+from cuvee.options import MergeOptions
+from cuvee.planning.build import Opened
+from cuvee.planning.ops import Plan
+from cuvee.publish.card import CardInput, model_card
+from cuvee.publish.config import merged_config_text
+from cuvee.publish.publish import publish
+from cuvee.publish.pytorch import to_pytorch
+from cuvee.tensors import disk
+from cuvee.tensors.dtypes import name_of
+
+
+def complete(
+    opened: Opened, partial: Path, title: str, options: MergeOptions
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Writes all that belongs beside the weights: (file names, warnings)."""
+    plan, recipe = opened.plan, opened.recipe
+    base = list(opened.checkpoints.values())[plan.base]
+    dtypes = {op.dtype for op in plan.ops if op.method is not None} or {op.dtype for op in plan.ops}
+    written = recipe.out_dtype or recipe.dtype or (dtypes.pop() if len(dtypes) == 1 else None)
+    dtype = name_of(written) if written else None
+    if len(plan.shards) > 1:
+        disk.write_file(partial / "model.safetensors.index.json", _index(plan))
+    config = None
+    if base.config_text is not None:
+        edits = {tuple(key.split(".")): value for key, value in plan.config_edits.items()}
+        config = merged_config_text(base.config_text, dtype=dtype, edits=edits, vocab_size=None)
+    card = _card(opened, title, dtype, options) if options.write_model_card else None
+    published = publish(
+        partial,
+        base=base,
+        tokenizer_from=None,
+        config_text=config,
+        card=card,
+        recipe_text=recipe.text if options.write_model_card else None,
+        copy_tokenizer=options.copy_tokenizer,
+        trust_remote_code=options.trust_remote_code,
+    )
+    if not options.safe_serialization:
+        to_pytorch(partial)
+    return tuple(sorted({path.name for path in partial.iterdir()} - {disk.MARKER})), published.warnings
+
+
+def _index(plan: Plan) -> bytes:
+    """model.safetensors.index.json."""
+    weight_map = {op.name: plan.shards[op.shard].name for op in plan.ops}
+    total = sum(op.nbytes for op in plan.ops)
+    table = {"metadata": {"total_size": total, "total_parameters": plan.elements}, "weight_map": weight_map}
+    return json.dumps(table, indent=2, sort_keys=True).encode() + b"\n"
+
+
+def _card(opened: Opened, title: str, dtype: str | None, options: MergeOptions) -> str:
+    plan = opened.plan
+    base = list(opened.checkpoints.values())[plan.base]
+    inputs = [
+        CardInput(ref, checkpoint.identity, is_base=index == plan.base)
+        for index, (ref, checkpoint) in enumerate(opened.checkpoints.items())
+    ]
+    return model_card(
+        title,
+        method=get_method(plan.method),
+        inputs=inputs,
+        recipe_text=opened.recipe.text,
+        seed=plan.seed,
+        dtype=dtype,
+        architectures=base.config.get("architectures") or (),
+        with_tokenizer=options.copy_tokenizer,
+        version=plan.version,
+    )
