@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cuvee.engine.derive_op import derive_op
 from cuvee.engine.devices import Backend
 from cuvee.engine.files import ShardFiles
 from cuvee.engine.partition import ranges, row_length
@@ -50,9 +51,11 @@ def serially(function: Callable[[Range], Any], spans: Iterable[Range]) -> Iterab
 
 def run_op(op: TensorOp, work: Work, block_map: BlockMap[Any] = serially) -> None:
     """Writes one output tensor."""
-    if op.size == 0:
+    if op.derivation is not None:
+        derive_op(op, work, block_map)
+    elif op.size == 0:
         return
-    if op.method is None:
+    elif op.method is None:
         _copy(op, work)
     else:
         _Merge(op, work, get_method(op.method), block_map).run()
@@ -60,6 +63,8 @@ def run_op(op: TensorOp, work: Work, block_map: BlockMap[Any] = serially) -> Non
 
 def blocks_in(op: TensorOp, block_elements: int) -> int:
     """How many blocks an op has: what it can be shared out in."""
+    if op.derivation is not None:
+        return len(ranges(op.sources[0].shape, "rows", GRAIN))
     return 1 if op.method is None else len(ranges(op.shape, get_method(op.method).scope, block_elements))
 
 
