@@ -15,6 +15,10 @@ from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.engine.fetch import fetch
 from cuvee.errors import OutputError
+from cuvee.lora.commands import extract_adapter
+from cuvee.lora.extraction import Extracted
+from cuvee.lora.files import WEIGHTS
+from cuvee.lora.options import ExtractOptions
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
@@ -31,6 +35,7 @@ from cuvee.views.opening import open_inputs
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 _OUR_FILES = {"config.json", "mergekit_config.yml", disk.MARKER}
 _DEFAULTS = MergeOptions()
+_EXTRACTION = ExtractOptions()
 _SILENT = Silent()
 
 
@@ -111,6 +116,59 @@ def merge(
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)
     return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings))
+
+
+@dataclass(frozen=True)
+class LoraReport:
+    """What an extraction did.
+
+    Attributes:
+        out: the finished adapter.
+        seconds: wall time.
+        extracted: how every changed tensor is held, and how closely.
+        bytes_written: bytes of the adapter's weights.
+        peak_memory: as in `MergeReport`.
+
+    """
+
+    out: Path
+    seconds: float
+    extracted: Extracted
+    bytes_written: int
+    peak_memory: int
+
+
+def extract_lora(
+    model: str,
+    base_model: str,
+    out: str | Path,
+    extraction: ExtractOptions = _EXTRACTION,
+    options: MergeOptions = _DEFAULTS,
+    progress: Progress = _SILENT,
+) -> LoraReport:
+    """Writes what `model` learned over `base_model` as a PEFT adapter into the directory `out`.
+
+    Args:
+        model: the fine-tune: a path or Hub id, as in recipes.
+        base_model: what it was trained from.
+        out: the directory to make; it appears only when it is complete.
+        extraction: see `ExtractOptions`.
+        options: see `MergeOptions`.
+        progress: receives events, from several threads.
+
+    Raises:
+        CuveeError: whatever stands in the way; `out` is then as it was before.
+
+    """
+    begin = time.perf_counter()
+    target = _usable_output(Path(out), overwrite=options.overwrite)
+    with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
+        settings = engine_settings(options)
+        found = extract_adapter(model, base_model, partial, target.name, extraction, options, settings, progress)
+        written = (partial / WEIGHTS).stat().st_size
+        disk.replace_directory(partial, target)
+    (target / disk.MARKER).unlink(missing_ok=True)
+    return LoraReport(Path(out), time.perf_counter() - begin, found, written, _peak_memory())
 
 
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:

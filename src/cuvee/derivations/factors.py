@@ -45,9 +45,9 @@ def spectrum(inputs: Inputs, *, count: int, total: float) -> tuple[Array]:
 
 @derivation("low_rank")
 def low_rank(
-    inputs: Inputs, *, rank: int, total: float, transposed: bool, distribute: bool, exact: bool, dtype: str
-) -> tuple[Array, Array, Array, Array]:
-    """LoRA's A `[rank, in]` and B `[out, rank]`, the singular values `[rank]`, and (total, missing) squared norms `[2]`.
+    inputs: Inputs, *, rank: int, total: float, transposed: bool, distribute: bool, exact: bool, dtype: str, head: bool
+) -> tuple[Array, ...]:
+    """LoRA's A `[rank, in]` and B `[out, rank]`, the singular values `[rank]`, and two squared norms: total, missing.
 
     Args:
         inputs: the fine-tuned and the base's tensor.
@@ -57,6 +57,7 @@ def low_rank(
         distribute: give A and B the square roots of the singular values each; else A takes them whole.
         exact: by a full decomposition rather than a randomised one.
         dtype: what A and B are rounded to; the missing part is measured after that.
+        head: give A and B of a head that shares an embedding's weights as well.
 
     """
     difference, turned = _tall(inputs)
@@ -66,7 +67,8 @@ def low_rank(
     wide_down, wide_up = (factor.astype(np.result_type(svd.values)) for factor in (down, up))
     as_seen = (wide_down.T, wide_up.T) if turned != transposed else (wide_up, wide_down)
     missing = difference.squared_distance(*as_seen)
-    return down, up, svd.values.astype(np.float32), np.array([total, missing])
+    told = (svd.values.astype(np.float32), np.array([total, missing]))
+    return (down, up, *told, up.T, down.T) if head else (down, up, *told)
 
 
 def _tall(inputs: Inputs) -> tuple[RowBlocks, bool]:

@@ -89,7 +89,7 @@ def balanced(svd: Svd, *, distribute: bool) -> tuple[Array, Array]:
 
 
 def _polished(matrix: RowBlocks, start: Array) -> Svd:
-    """The best decomposition within the range of `matrix @ start`: one step of subspace iteration and its projection."""
+    """The best decomposition within the range of `matrix @ start`: a step of subspace iteration."""
     basis, _ = np.linalg.qr(matrix.times(start.astype(np.float32)))
     projected = matrix.transposed_times(basis).astype(basis.dtype)
     right, values, small = np.linalg.svd(projected, full_matrices=False)
@@ -113,7 +113,7 @@ def _leading(gram: Array, width: int) -> Array:
 def _iterated(gram: Array, start: Array, rank: int, total: float) -> Array:
     """`start` turned towards the leading eigenvectors of `gram`, until what it captures grows no further."""
     gram = gram.astype(np.float32)
-    basis, _ = np.linalg.qr((gram @ start.astype(np.float32)))
+    basis, _ = np.linalg.qr(gram @ start.astype(np.float32))
     captured = 0.0
     for _ in range(2 * _MOST_STEPS):
         image = gram @ basis

@@ -15,6 +15,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 Span = tuple[int, int]
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _gram_of(block: Array) -> Array:
 
 
 def _squares(block: Array) -> float:
-    """The sum of squares in float64 (float32 products of a row at a time lose nothing that counts)."""
+    """The sum of squares in float64, in pieces that stay in the cache."""
     flat = block.reshape(-1)
-    step = 1 << 16
-    return float(sum(np.dot(wide, wide) for wide in (flat[i : i + step].astype(np.float64) for i in range(0, flat.size, step))))
+    pieces = (flat[i : i + _PIECE].astype(np.float64) for i in range(0, flat.size, _PIECE))
+    return float(sum(np.dot(piece, piece) for piece in pieces))

@@ -49,7 +49,7 @@ class TensorOp:
         has_base: whether the first source is the base that deltas are taken from (or that the method wants first).
         method: how sources become one; None copies the bytes of the first (the others must be equal).
         parameters: the method's arguments, resolved for this tensor.
-        derivation: what makes the outputs of whole sources of any shapes, instead of a method (see `cuvee.derivations`).
+        derivation: what makes the outputs of whole sources of any shapes, instead of a method (`cuvee.derivations`).
         further: what a derivation writes beside the tensor that the op is named after.
 
     """

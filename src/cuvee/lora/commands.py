@@ -1,0 +1,90 @@
+"""Adapters made from what the user names: inputs opened, files brought here, everything beside the weights written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from cuvee.engine.execute import EngineSettings
+from cuvee.engine.fetch import fetch
+from cuvee.errors import PlanError
+from cuvee.lora.card import extraction_card
+from cuvee.lora.curve import error_curve, error_picture
+from cuvee.lora.extraction import Extracted, extract, whole_tensors
+from cuvee.lora.files import WEIGHTS, Run
+from cuvee.lora.options import ExtractOptions
+from cuvee.lora.pairs import pair_up
+from cuvee.options import MergeOptions
+from cuvee.planning.build import fingerprint
+from cuvee.planning.ops import PlannedModel
+from cuvee.progress import Progress
+from cuvee.publish.side_files import choose_tokenizer_files, copy_side_files
+from cuvee.recipe.load import load_recipe
+from cuvee.tensors import disk
+from cuvee.tensors.checkpoint import Checkpoint
+from cuvee.views.opening import open_inputs
+
+PICTURE = "error_against_rank.svg"
+CARD = "README.md"
+
+
+def extract_adapter(
+    model: str,
+    base_model: str,
+    out: Path,
+    title: str,
+    extraction: ExtractOptions,
+    options: MergeOptions,
+    settings: EngineSettings,
+    progress: Progress,
+) -> Extracted:
+    """Writes the adapter that turns `base_model` into `model`, with config, card and tokenizer, into `out`.
+
+    Args:
+        model: the fine-tune, as recipes name models.
+        base_model: what it was trained from.
+        out: an existing, empty directory.
+        title: what the adapter is called.
+        extraction: what to extract.
+        options: how to run.
+        settings: the engine's share of those.
+        progress: is told of bytes and tensors.
+
+    Raises:
+        CuveeError: if a model cannot be opened, they do not belong together, or nothing changed.
+
+    """
+    tuned, base = _open(model, base_model, options)
+    pairs = pair_up(tuned, base, extraction)
+    models = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in (tuned, base))
+    run = Run(models, options.random_seed, settings, {}, progress)
+    located = fetch(run.plan("lora extract", whole_tensors(pairs), (WEIGHTS,)), (tuned, base), progress)
+    found = extract(pairs, (tuned, base), extraction, replace(run, locate=located), out)
+    if options.write_model_card:
+        curve = error_curve(found)
+        if curve:
+            disk.write_file(out / PICTURE, error_picture(curve).encode())
+        card = extraction_card(title, found, curve, (tuned, base), extraction, PICTURE if curve else None)
+        disk.write_file(out / CARD, card.encode())
+    if options.copy_tokenizer:
+        copy_side_files(choose_tokenizer_files(tuned.location), out)
+    return found
+
+
+def _open(model: str, base_model: str, options: MergeOptions) -> tuple[Checkpoint, Checkpoint]:
+    """The fine-tune and its base, as a merge of the two would see them."""
+    recipe: Mapping[str, object] = {
+        "merge_method": "task_arithmetic",
+        "base_model": base_model,
+        "models": [{"model": model, "parameters": {"weight": 1.0}}],
+    }
+    loaded, _ = load_recipe(recipe)
+    opened = list(open_inputs(loaded, options).values())
+    if len(opened) != 2 or opened[0].identity == opened[1].identity:
+        raise PlanError(
+            "the fine-tune and its base are the same checkpoint",
+            found=opened[0].identity,
+            fix="--model names the fine-tune, --base-model what it was trained from",
+        )
+    return opened[0], opened[1]
