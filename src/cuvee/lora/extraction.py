@@ -127,13 +127,8 @@ def _limit(pair: Pair, options: ExtractOptions) -> int:
 
 def whole_tensors(pairs: Pairs) -> list[TensorOp]:
     """Ops that stand for everything that an extraction reads."""
-    every = (*pairs.taken, *pairs.left)
-    return [
-        derived(
-            "change", [source for source in (pair.tuned, pair.base) if source], (Output(pair.name, (1,), "F64"),), {}
-        )
-        for pair in every
-    ]
+    sources = {p.name: [source for source in (p.tuned, p.base) if source] for p in (*pairs.taken, *pairs.left)}
+    return [derived("change", each, (Output(name, (1,), "F64"),), {}) for name, each in sources.items()]
 
 
 def _measure(pairs: Pairs, run: Run, folder: Path) -> dict[str, float]:

@@ -1,0 +1,50 @@
+"""Extracted adapters, loaded by PEFT on their base: they are the fine-tune, within the error that is reported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cuvee
+from cuvee.api import extract_lora
+from cuvee.lora.options import ExtractOptions
+from support.checkpoints import read_file
+from support.tuned import everything, load, logits, make_pair, merged, relative_error, weights, with_adapter
+
+TIED = ("qwen2", "gpt2")
+FULL = {"max_rank": 64, "exact": True}
+
+
+def extracted(folder: Path, pair: tuple[Path, Path], **options: Any) -> tuple[Path, Any]:
+    base, tuned = pair
+    report = extract_lora(str(tuned), str(base), folder / "adapter", ExtractOptions(**options))
+    return folder / "adapter", report.extracted
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("embed", [False, True])
+@pytest.mark.parametrize("spread", [False, True])
+def test_at_full_rank_the_adapter_is_the_fine_tune(tmp_path: Path, family: str, embed: bool, spread: bool) -> None:
+    pair = make_pair(tmp_path, family)
+    adapter, found = extracted(tmp_path, pair, **FULL, embed_lora=embed, distribute_scale=spread)
+    wanted, got = load(pair[1]), with_adapter(pair[0], adapter)
+    assert found.error < 1e-6
+    assert logits(got) == pytest.approx(logits(wanted), abs=2e-6)
+    if not (embed and family in TIED):  # PEFT adds a tied update to the shared weights twice, and warns of it
+        assert relative_error(weights(load(pair[0])), weights(wanted), merged(got)) < 1e-6
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_at_low_rank_it_errs_as_reported(tmp_path: Path, family: str) -> None:
+    pair = make_pair(tmp_path, family)
+    adapter, found = extracted(tmp_path, pair, max_rank=4)
+    got = merged(with_adapter(pair[0], adapter))
+    base, wanted = weights(load(pair[0])), weights(load(pair[1]))
+    stored = {each.name for each in found.held}
+    base, wanted, got = ({key: one[key] for key in stored} for one in (base, wanted, got))
+    assert found.error == pytest.approx(relative_error(base, wanted, got), rel=1e-4)
+    assert 0.3 < found.error < 0.9
