@@ -15,7 +15,7 @@ from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.engine.fetch import fetch
 from cuvee.errors import OutputError
-from cuvee.lora.commands import extract_adapter
+from cuvee.lora.commands import extract_adapter, merge_adapters
 from cuvee.lora.extraction import Extracted
 from cuvee.lora.files import WEIGHTS
 from cuvee.lora.options import ExtractOptions
@@ -169,6 +169,54 @@ def extract_lora(
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)
     return LoraReport(Path(out), time.perf_counter() - begin, found, written, _peak_memory())
+
+
+@dataclass(frozen=True)
+class LoraMergeReport:
+    """What a merge of adapters did.
+
+    Attributes:
+        out: the finished adapter.
+        seconds: wall time.
+        ranks: module path -> rank of its update.
+        bytes_written: bytes of the adapter's weights.
+        warnings: what the user should know.
+
+    """
+
+    out: Path
+    seconds: float
+    ranks: Mapping[str, int]
+    bytes_written: int
+    warnings: tuple[str, ...]
+
+
+def merge_lora(
+    recipe: str | Path | Mapping[str, Any],
+    out: str | Path,
+    options: MergeOptions = _DEFAULTS,
+    progress: Progress = _SILENT,
+) -> LoraMergeReport:
+    """Merges adapters into one adapter, as `recipe` says, into the directory `out`.
+
+    Args:
+        recipe: a path, YAML text or a mapping.
+        out: the directory to make; it appears only when it is complete.
+        options: see `MergeOptions`.
+        progress: receives events, from several threads.
+
+    Raises:
+        CuveeError: whatever stands in the way; `out` is then as it was before.
+
+    """
+    begin = time.perf_counter()
+    target = _usable_output(Path(out), overwrite=options.overwrite)
+    with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
+        merge = merge_adapters(recipe, partial, target.name, options, engine_settings(options), progress)
+        written = (partial / WEIGHTS).stat().st_size
+        disk.replace_directory(partial, target)
+    (target / disk.MARKER).unlink(missing_ok=True)
+    return LoraMergeReport(Path(out), time.perf_counter() - begin, merge.config.ranks, written, merge.warnings)
 
 
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:

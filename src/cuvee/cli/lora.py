@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cuvee.cli.lora_out import extract
+from cuvee.cli.lora_out import extract, merge
 
 
 @click.group()
@@ -13,3 +13,4 @@ def lora() -> None:
 
 
 lora.add_command(extract)
+lora.add_command(merge)

@@ -48,6 +48,36 @@ def extract(
         _show(report)
 
 
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@options_of(MergeOptions)
+@click.option("-v", "--verbose", is_flag=True, help="Name each tensor as it is done.")
+@click.option("--quiet/--no-quiet", default=False, help="Print nothing but warnings and errors.")
+def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, **values: Any) -> None:
+    """Merge the LoRA adapters that RECIPE (YAML) names into one adapter in the directory OUT.
+
+    `merge_method` is concat (the exact weighted sum), svd (that, cut to `parameters: {rank: N}`), linear, or any method
+    that acts on changes, such as ties, in the `space` core, knots or factors.
+    """
+    from cuvee import api
+    from cuvee.cli import notes
+    from cuvee.cli.bars import watcher
+    from cuvee.cli.show import size
+
+    options = build(MergeOptions, values)
+    notes.meaningless(options.meaningless)
+    with watcher(verbose=verbose, quiet=quiet) as progress:
+        report = api.merge_lora(recipe, out, options, progress)
+    notes.warnings(report.warnings)
+    if not quiet:
+        ranks = sorted(report.ranks.values()) or [0]
+        click.echo(
+            f"✓ {report.out}: {len(ranks)} modules, rank {ranks[0]} to {ranks[-1]}; "
+            f"wrote {size(report.bytes_written)} in {report.seconds:.2f} s"
+        )
+
+
 def _show(report: LoraReport) -> None:
     """The end of an extraction: what was made, and error against rank."""
     from rich import box

@@ -21,7 +21,7 @@ from cuvee.numerics.scan import BlockMap
 Array = np.ndarray[Any, Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
-_BUILT_IN = ("factors",)
+_BUILT_IN = ("factors", "adapters")
 _derivations: dict[str, Derivation] = {}
 
 

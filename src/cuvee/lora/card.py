@@ -9,9 +9,12 @@ from collections.abc import Sequence
 import yaml
 
 import cuvee
+from cuvee.adapters.adapter import Adapter
 from cuvee.lora.curve import Point
 from cuvee.lora.extraction import Extracted, Held
+from cuvee.lora.merging import AdapterMerge
 from cuvee.lora.options import ExtractOptions
+from cuvee.lora.recipe import AdapterRecipe
 from cuvee.tensors.checkpoint import Checkpoint
 
 _SHOWN = 400  # rows of the table of modules
@@ -50,6 +53,25 @@ def extraction_card(
     if found.held:
         parts += ["## Tensors", _tensor_table(found.held)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def merge_card(title: str, recipe: AdapterRecipe, adapters: Sequence[Adapter], merge: AdapterMerge) -> str:
+    """The README.md of adapters merged into one."""
+    base = merge.config.base or "the adapters' base model"
+    ranks = sorted(merge.config.ranks.values()) or [0]
+    how = "the weighted sum of their updates" if recipe.is_sum else f"`{recipe.method}` in the space `{recipe.space}`"
+    lines = [f"- `{public_name(adapter.identity)}`" for adapter in adapters]
+    parts = [
+        front_matter([merge.config.base] if merge.config.base else []),
+        f"# {title}",
+        f"{len(adapters)} LoRA adapters merged into one with Cuvee {cuvee.__version__}: {how}.",
+        "\n".join(lines),
+        f"{len(ranks)} modules, rank {ranks[0]} to {ranks[-1]}.",
+        f"## Recipe\n\n```yaml\n{recipe.text.rstrip()}\n```",
+        "## Use",
+        usage(title, base, None),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def front_matter(bases: Sequence[str]) -> str:

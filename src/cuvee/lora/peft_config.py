@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 PREFIX = "base_model.model."
 # By how the name of the config's first architecture ends.
@@ -37,7 +36,8 @@ class AdapterPlan:
         fan_in_fan_out: whether linear layers store their weight as [in, out].
         tied: whether a head shares the embedding's change.
         architectures: as the model's config lists them.
-        more: further settings.
+        task: PEFT's name of the task, where the architectures do not tell it.
+        targets: what finds the adapted modules, where `modules` are not all that the model has.
 
     """
 
@@ -50,7 +50,8 @@ class AdapterPlan:
     fan_in_fan_out: bool = False
     tied: bool = False
     architectures: Iterable[str] = ()
-    more: Mapping[str, Any] = field(default_factory=dict)
+    task: str | None = None
+    targets: tuple[str, ...] | None = None
 
 
 def adapter_config(plan: AdapterPlan) -> str:
@@ -64,7 +65,7 @@ def adapter_config(plan: AdapterPlan) -> str:
         "base_model_name_or_path": plan.base,
         "revision": plan.revision,
         "peft_type": "LORA",
-        "task_type": next((task for ending, task in _TASKS.items() if first.endswith(ending)), None),
+        "task_type": plan.task or next((task for ending, task in _TASKS.items() if first.endswith(ending)), None),
         "inference_mode": True,
         "r": rank,
         "lora_alpha": rank,
@@ -75,12 +76,16 @@ def adapter_config(plan: AdapterPlan) -> str:
         "use_dora": False,
         "bias": "all" if plan.biases else "none",
         "fan_in_fan_out": plan.fan_in_fan_out,
-        "target_modules": _endings(plan.ranks, everything, lambda path, end: path == end or path.endswith("." + end)),
-        "modules_to_save": _endings(plan.whole, everything, str.endswith) or None,
+        "target_modules": list(plan.targets or _endings(plan.ranks, everything, _ends_in)),
+        "modules_to_save": (list(plan.whole) if plan.targets else _endings(plan.whole, everything, str.endswith))
+        or None,
         **({"ensure_weight_tying": True} if plan.tied else {}),
-        **plan.more,
     }
     return json.dumps(facts, indent=2) + "\n"
+
+
+def _ends_in(path: str, end: str) -> bool:
+    return path == end or path.endswith("." + end)
 
 
 def _with_parents(modules: Iterable[str]) -> set[str]:
