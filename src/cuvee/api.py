@@ -164,7 +164,9 @@ def extract_lora(
     target = _usable_output(Path(out), overwrite=options.overwrite)
     with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
         settings = engine_settings(options)
-        found = extract_adapter(model, base_model, partial, target.name, extraction, options, settings, progress)
+        found = extract_adapter(
+            model, base_model, partial, target.name, extraction, options, settings, progress, cuvee.__version__
+        )
         written = (partial / WEIGHTS).stat().st_size
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)
@@ -212,7 +214,9 @@ def merge_lora(
     begin = time.perf_counter()
     target = _usable_output(Path(out), overwrite=options.overwrite)
     with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
-        merge = merge_adapters(recipe, partial, target.name, options, engine_settings(options), progress)
+        merge = merge_adapters(
+            recipe, partial, target.name, options, engine_settings(options), progress, cuvee.__version__
+        )
         written = (partial / WEIGHTS).stat().st_size
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)

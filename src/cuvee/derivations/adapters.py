@@ -84,7 +84,7 @@ def merged(spec: MethodSpec, arrays: tuple[Array, ...], parameters: Mapping[str,
         scan = Scan(shape, len(arrays), ((0, size),), read, map, align)
         prepared = (spec.prepare(scan, **{name: parameters[name] for name in spec.prepare_arguments}),)
     result: Array = spec.apply(Block(tuple(array.copy() for array in flat), 0, key), *prepared, **parameters)
-    return result.reshape(shape)
+    return np.reshape(result, shape)
 
 
 def _by_factors(

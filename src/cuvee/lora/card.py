@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import yaml
 
-import cuvee
 from cuvee.adapters.adapter import Adapter
 from cuvee.lora.curve import Point
 from cuvee.lora.extraction import Extracted, Held
@@ -27,6 +26,7 @@ def extraction_card(
     checkpoints: tuple[Checkpoint, Checkpoint],
     options: ExtractOptions,
     picture: str | None,
+    version: str,
 ) -> str:
     """The README.md of an extracted adapter.
 
@@ -37,13 +37,14 @@ def extraction_card(
         checkpoints: the fine-tune and its base.
         options: how it was extracted.
         picture: the file of the picture of `curve`, if there is one.
+        version: of Cuvee.
 
     """
     model, base = (public_name(checkpoint.identity) for checkpoint in checkpoints)
     parts = [
         front_matter([base]),
         f"# {title}",
-        f"What `{model}` learned over `{base}`, as an adapter for PEFT, extracted with Cuvee {cuvee.__version__}.",
+        f"What `{model}` learned over `{base}`, as an adapter for PEFT, extracted with Cuvee {version}.",
         "## How close",
         _closeness(found, options),
     ]
@@ -55,7 +56,9 @@ def extraction_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def merge_card(title: str, recipe: AdapterRecipe, adapters: Sequence[Adapter], merge: AdapterMerge) -> str:
+def merge_card(
+    title: str, recipe: AdapterRecipe, adapters: Sequence[Adapter], merge: AdapterMerge, version: str
+) -> str:
     """The README.md of adapters merged into one."""
     base = merge.config.base or "the adapters' base model"
     ranks = sorted(merge.config.ranks.values()) or [0]
@@ -64,7 +67,7 @@ def merge_card(title: str, recipe: AdapterRecipe, adapters: Sequence[Adapter], m
     parts = [
         front_matter([merge.config.base] if merge.config.base else []),
         f"# {title}",
-        f"{len(adapters)} LoRA adapters merged into one with Cuvee {cuvee.__version__}: {how}.",
+        f"{len(adapters)} LoRA adapters merged into one with Cuvee {version}: {how}.",
         "\n".join(lines),
         f"{len(ranks)} modules, rank {ranks[0]} to {ranks[-1]}.",
         f"## Recipe\n\n```yaml\n{recipe.text.rstrip()}\n```",

@@ -45,6 +45,7 @@ def extract_adapter(
     options: MergeOptions,
     settings: EngineSettings,
     progress: Progress,
+    version: str,
 ) -> Extracted:
     """Writes the adapter that turns `base_model` into `model`, with config, card and tokenizer, into `out`.
 
@@ -57,6 +58,7 @@ def extract_adapter(
         options: how to run.
         settings: the engine's share of those.
         progress: is told of bytes and tensors.
+        version: of Cuvee.
 
     Raises:
         CuveeError: if a model cannot be opened, they do not belong together, or nothing changed.
@@ -65,14 +67,14 @@ def extract_adapter(
     tuned, base = _open(model, base_model, options)
     pairs = pair_up(tuned, base, extraction)
     models = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in (tuned, base))
-    run = Run(models, options.random_seed, settings, {}, progress)
+    run = Run(models, options.random_seed, settings, {}, progress, version)
     located = fetch(run.plan("lora extract", whole_tensors(pairs), (WEIGHTS,)), (tuned, base), progress)
     found = extract(pairs, (tuned, base), extraction, replace(run, locate=located), out)
     if options.write_model_card:
         curve = error_curve(found)
         if curve:
             disk.write_file(out / PICTURE, error_picture(curve).encode())
-        card = extraction_card(title, found, curve, (tuned, base), extraction, PICTURE if curve else None)
+        card = extraction_card(title, found, curve, (tuned, base), extraction, PICTURE if curve else None, version)
         disk.write_file(out / CARD, card.encode())
     if options.copy_tokenizer:
         copy_side_files(choose_tokenizer_files(tuned.location), out)
@@ -86,6 +88,7 @@ def merge_adapters(
     options: MergeOptions,
     settings: EngineSettings,
     progress: Progress,
+    version: str,
 ) -> AdapterMerge:
     """Writes the adapter that a recipe for adapters describes, with config and card, into `out`.
 
@@ -96,6 +99,7 @@ def merge_adapters(
         options: how to run.
         settings: the engine's share of those.
         progress: is told of bytes and tensors.
+        version: of Cuvee.
 
     Raises:
         CuveeError: if the recipe is wrong, or the adapters cannot be opened or do not fit together.
@@ -108,12 +112,12 @@ def merge_adapters(
     merge = plan_adapter_merge(recipe, adapters)
     files = [_as_checkpoint(adapter) for adapter in adapters]
     models = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in files)
-    run = Run(models, options.random_seed, settings, {}, progress)
+    run = Run(models, options.random_seed, settings, {}, progress, version)
     located = fetch(run.plan(recipe.method, merge.ops, (WEIGHTS,)), files, progress)
     replace(run, locate=located).execute("merge", recipe.method, merge.ops, out, (WEIGHTS,))
     disk.write_file(out / CONFIG, adapter_config(merge.config).encode())
     if options.write_model_card:
-        disk.write_file(out / CARD, merge_card(title, recipe, adapters, merge).encode())
+        disk.write_file(out / CARD, merge_card(title, recipe, adapters, merge, version).encode())
         disk.write_file(out / RECIPE, recipe.text.encode())
     if options.copy_tokenizer:
         copy_side_files(choose_tokenizer_files(adapters[0].location), out)

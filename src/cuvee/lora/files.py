@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-import cuvee
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.numerics.row_blocks import Array
 from cuvee.planning.ops import Output, ParameterValue, Plan, PlannedModel, Shard, TensorOp
@@ -37,6 +36,7 @@ class Run:
         settings: the engine's.
         locate: local path of every file that sources name.
         progress: is told of bytes and tensors.
+        version: of Cuvee.
 
     """
 
@@ -45,6 +45,7 @@ class Run:
     settings: EngineSettings
     locate: dict[str, Path]
     progress: Progress
+    version: str
 
     def execute(self, stage: str, method: str, ops: Sequence[TensorOp], folder: Path, files: Sequence[str]) -> Plan:
         """Runs ops whose outputs lie in `files` (`shard` tells which) and gives the plan of them."""
@@ -58,11 +59,11 @@ class Run:
         """The plan of ops whose outputs lie in `files`, with their places in them."""
         metadata = {
             "format": "pt",
-            "cuvee.version": cuvee.__version__,
+            "cuvee.version": self.version,
             "cuvee.inputs": "\n".join(f"{model.identity} {model.fingerprint}" for model in self.models),
         }
         placed, shards = _placed(ops, files, metadata)
-        return Plan(self.models, len(self.models) - 1, placed, shards, self.seed, method, {}, (), (), cuvee.__version__)
+        return Plan(self.models, len(self.models) - 1, placed, shards, self.seed, method, {}, (), (), self.version)
 
 
 def derived(

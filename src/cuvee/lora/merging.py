@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cuvee.adapters.adapter import Adapter, AdapterModule
 from cuvee.errors import CheckpointError, PlanError
@@ -47,7 +47,7 @@ def plan_adapter_merge(recipe: AdapterRecipe, adapters: Sequence[Adapter]) -> Ad
         ranks[name] = op.shape[0]
         ops.append(op)
     whole = dict.fromkeys(name for adapter in adapters for name in adapter.whole)
-    ops += [_whole_op(recipe, adapters, name) for name in whole]
+    ops += [_whole_op(adapters, name) for name in whole]
     return AdapterMerge(tuple(ops), _config(adapters, ranks, list(whole)), _warnings(recipe, adapters))
 
 
@@ -97,7 +97,7 @@ def _outputs(
     )
 
 
-def _whole_op(recipe: AdapterRecipe, adapters: Sequence[Adapter], name: str) -> TensorOp:
+def _whole_op(adapters: Sequence[Adapter], name: str) -> TensorOp:
     """The op of a tensor that adapters hold whole: all must hold the same, for without a base there is no change."""
     lacking = next((adapter for adapter in adapters if name not in adapter.whole), None)
     if lacking is not None:
@@ -111,14 +111,10 @@ def _whole_op(recipe: AdapterRecipe, adapters: Sequence[Adapter], name: str) -> 
     sources = [adapter.whole[name] for adapter in adapters]
     if len({source.shape for source in sources}) > 1:
         raise _other_base(name, adapters, [source.shape for source in sources])
-    stored = (
-        name if not name.endswith(".bias") or name[:-5] not in adapters[0].modules else f"{name[:-5]}.base_layer.bias"
-    )
-    op = copied(PREFIX + stored, sources[0], 0)
-    return TensorOp(
-        op.name, op.shape, op.dtype, 0, 0, tuple(sources), tuple(range(len(sources))), has_base=False, method=None,
-        parameters={},
-    )  # fmt: skip
+    module, _, leaf = name.rpartition(".")
+    biased = leaf == "bias" and module in {path for adapter in adapters for path in adapter.modules}
+    op = copied(PREFIX + (f"{module}.base_layer.bias" if biased else name), sources[0], 0)
+    return replace(op, sources=tuple(sources), models=tuple(range(len(sources))))
 
 
 def _factors(adapter: Adapter, module: AdapterModule) -> tuple[Stored, Stored]:

@@ -61,6 +61,7 @@ def adapter_config(plan: AdapterPlan) -> str:
     others = {module: own for module, own in sorted(plan.ranks.items()) if own != rank}
     first = next(iter(plan.architectures), "")
     everything = _with_parents(plan.modules)
+    whole = list(plan.whole) if plan.targets else _endings(plan.whole, everything, str.endswith)
     facts = {
         "base_model_name_or_path": plan.base,
         "revision": plan.revision,
@@ -77,8 +78,7 @@ def adapter_config(plan: AdapterPlan) -> str:
         "bias": "all" if plan.biases else "none",
         "fan_in_fan_out": plan.fan_in_fan_out,
         "target_modules": list(plan.targets or _endings(plan.ranks, everything, _ends_in)),
-        "modules_to_save": (list(plan.whole) if plan.targets else _endings(plan.whole, everything, str.endswith))
-        or None,
+        "modules_to_save": whole or None,
         **({"ensure_weight_tying": True} if plan.tied else {}),
     }
     return json.dumps(facts, indent=2) + "\n"

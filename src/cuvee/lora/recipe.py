@@ -81,9 +81,8 @@ def read_adapter_recipe(source: str | Path | Mapping[str, Any]) -> AdapterRecipe
     space = _space(parameters.pop("space", None), file)
     rank = _rank(parameters.pop("rank", None), file)
     if name == "svd" and rank is None:
-        raise RecipeError(
-            "svd cuts the sum to a rank, and none is given", where=file, fix="add `parameters: {rank: 16}`"
-        )
+        fix = "add `parameters: {rank: 16}`"
+        raise RecipeError("svd cuts the sum to a rank, and none is given", where=file, fix=fix)
     if name == "concat" and rank is not None:
         raise RecipeError("concat keeps every rank", where=file, fix="use merge_method: svd to cut to a rank")
     if data.get("slices") or data.get("modules"):
