@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-import cuvee
 from cuvee.api import extract_lora
 from cuvee.lora.options import ExtractOptions
-from support.checkpoints import read_file
-from support.tuned import everything, load, logits, make_pair, merged, relative_error, weights, with_adapter
+from support.tuned import load, logits, make_pair, merged, relative_error, weights, with_adapter
 
 TIED = ("qwen2", "gpt2")
 FULL = {"max_rank": 64, "exact": True}
