@@ -111,11 +111,8 @@ def test_ties_acts_on_the_coordinates_of_the_papers(tmp_path: Path, space: str) 
         u, s, vt = np.linalg.svd(side_by_side, full_matrices=False)
         wanted = (u[:, :7] * s[:7]) @ trimmed_and_elected(np.split(vt[:7], 2, axis=1), weights, 0.6)
     else:
-        roots = [np.sqrt(s) for _, _, s in every]
-        left = np.linalg.svd(np.concatenate([r * b for (_, b, _), r in zip(every, roots, strict=True)], axis=1))[0][
-            :, :7
-        ]
-        right = np.linalg.svd(np.concatenate([r * a for (a, _, _), r in zip(every, roots, strict=True)]))[2][:7]
+        left = np.linalg.svd(np.concatenate([np.sqrt(s) * b for _, b, s in every], axis=1))[0][:, :7]
+        right = np.linalg.svd(np.concatenate([np.sqrt(s) * a for a, _, s in every]))[2][:7]
         cores = [left.T @ (s * (b @ a)) @ right.T for a, b, s in every]
         wanted = left @ trimmed_and_elected(cores, weights, 0.6) @ right
     assert dense(out)[Q0] == pytest.approx(wanted, abs=1e-4 * abs(wanted).max())
@@ -153,7 +150,7 @@ def test_parameters_follow_filters_and_layers(tmp_path: Path) -> None:
     recipe = {
         "merge_method": "concat",
         "models": [
-            {"model": str(both[0]), "parameters": {"weight": [{"filter": "v_proj", "value": 3.0}, {"value": [0.0, 1.0]}]}},
+            {"model": str(both[0]), "parameters": {"weight": [{"filter": "v_proj", "value": 3.0}, {"value": [0, 1]}]}},
             {"model": str(both[1]), "parameters": {"weight": 1.0}},
         ],
     }  # fmt: skip
@@ -207,11 +204,12 @@ def test_what_cannot_be_merged_is_refused_by_name(tmp_path: Path, adapters: list
     assert "is not JSON" in refused(tmp_path, pair(adapters[1]))
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("ours", "theirs"), [("concat", "cat"), ("factors", "linear")])
 def test_as_peft_adds_weighted_adapters(tmp_path: Path, ours: str, theirs: str) -> None:
     import peft
 
-    from support.tuned import load, make_pair, with_adapter
+    from support.tuned import load, make_pair, merged, with_adapter
 
     base, _ = make_pair(tmp_path / "models", "llama")
     names = ("one", "two")
@@ -226,8 +224,6 @@ def test_as_peft_adds_weighted_adapters(tmp_path: Path, ours: str, theirs: str) 
     space = {"space": "factors"} if ours == "factors" else {}
     method = "task_arithmetic" if ours == "factors" else "concat"
     out = merge(tmp_path / "out", [tmp_path / name for name in names], method, weights=(0.6, 0.3), **space)
-    from support.tuned import merged
-
     wanted, got = merged(model), merged(with_adapter(base, out))
     change = load(base).state_dict()
     for name, values in wanted.items():

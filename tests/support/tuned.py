@@ -1,4 +1,4 @@
-"""Tiny models of real families with fine-tunes of them, as transformers saves them; and what an adapter makes of a base."""
+"""Tiny models of real families with fine-tunes of them, and what PEFT makes of a base and an adapter."""
 
 from __future__ import annotations
 

@@ -16,15 +16,12 @@ SHAPES = [(90, 40), (40, 90), (64, 64)]
 
 
 def matrix(shape: tuple[int, int], spectrum: str) -> Any:
-    rows, columns = shape
     noise = RNG.standard_normal(shape)
     if spectrum == "flat":
         return noise.astype(np.float32)
     u, s, vt = np.linalg.svd(noise, full_matrices=False)
-    own = {
-        "power": (1.0 + np.arange(s.size)) ** -1.0,
-        "rank 5": np.where(np.arange(s.size) < 5, 10.0 ** -np.arange(s.size), 0.0),
-    }
+    index = np.arange(s.size)
+    own = {"power": (1.0 + index) ** -1.0, "rank 5": np.where(index < 5, 10.0**-index, 0.0)}
     return ((u * own[spectrum]) @ vt).astype(np.float32)
 
 
