@@ -9,7 +9,8 @@ import pytest
 
 from cuvee.api import extract_lora
 from cuvee.lora.options import ExtractOptions
-from support.tuned import load, logits, make_pair, merged, relative_error, weights, with_adapter
+from support.checkpoints import read_file
+from support.tuned import everything, load, logits, make_pair, merged, relative_error, weights, with_adapter
 
 TIED = ("qwen2", "gpt2")
 FULL = {"max_rank": 64, "exact": True}
@@ -43,3 +44,32 @@ def test_at_low_rank_it_errs_as_reported(tmp_path: Path, family: str) -> None:
     base, wanted, got = ({key: one[key] for key in stored} for one in (base, wanted, got))
     assert found.error == pytest.approx(relative_error(base, wanted, got), rel=1e-4)
     assert 0.3 < found.error < 0.9
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_added_tokens_come_along(tmp_path: Path, family: str) -> None:
+    pair = make_pair(tmp_path, family, tokens=5)
+    adapter, _ = extracted(tmp_path, pair, **FULL, embed_lora=True)
+    got = with_adapter(pair[0], adapter, rows=53)
+    assert logits(got) == pytest.approx(logits(load(pair[1])), abs=2e-6)
+    assert "model.resize_token_embeddings(53)" in (adapter / "README.md").read_text()
+
+
+def test_what_did_not_change_is_not_in_the_adapter(tmp_path: Path) -> None:
+    def change(name: str, values: Any, generator: Any) -> Any:
+        wanted = (
+            "layers.0.self_attn.q_proj.weight",
+            "layers.1.self_attn.k_proj.bias",
+            "layers.1.input_layernorm.weight",
+        )
+        return everything(name, values, generator) if name.endswith(wanted) else None
+
+    pair = make_pair(tmp_path, "qwen2", change)
+    adapter, found = extracted(tmp_path, pair, **FULL)
+    stored = read_file(adapter / "adapter_model.safetensors")
+    tensors = {name.removeprefix("base_model.model.model.layers.") for name in stored}
+    assert tensors == {"0.self_attn.q_proj.lora_A.weight", "0.self_attn.q_proj.lora_B.weight",
+                       "1.self_attn.k_proj.bias", "1.input_layernorm.weight"}  # fmt: skip
+    got = with_adapter(pair[0], adapter)
+    assert logits(got) == pytest.approx(logits(load(pair[1])), abs=2e-6)
+    assert len(found.held) == 3

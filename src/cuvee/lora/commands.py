@@ -30,6 +30,7 @@ from cuvee.recipe.load import load_recipe
 from cuvee.tensors import disk
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.hub import open_location
+from cuvee.tensors.reference import ModelRef
 from cuvee.views.opening import open_inputs
 
 PICTURE = "error_against_rank.svg"
@@ -133,6 +134,8 @@ def _as_checkpoint(adapter: Adapter) -> Checkpoint:
 
 def _open(model: str, base_model: str, options: MergeOptions) -> tuple[Checkpoint, Checkpoint]:
     """The fine-tune and its base, as a merge of the two would see them."""
+    if ModelRef.parse(model) == ModelRef.parse(base_model):
+        raise _same(model)
     recipe: Mapping[str, object] = {
         "merge_method": "task_arithmetic",
         "base_model": base_model,
@@ -141,9 +144,13 @@ def _open(model: str, base_model: str, options: MergeOptions) -> tuple[Checkpoin
     loaded, _ = load_recipe(recipe)
     opened = list(open_inputs(loaded, options).values())
     if len(opened) != 2 or opened[0].identity == opened[1].identity:
-        raise PlanError(
-            "the fine-tune and its base are the same checkpoint",
-            found=opened[0].identity,
-            fix="--model names the fine-tune, --base-model what it was trained from",
-        )
+        raise _same(opened[0].identity)
     return opened[0], opened[1]
+
+
+def _same(name: str) -> PlanError:
+    return PlanError(
+        "the fine-tune and its base are the same checkpoint",
+        found=name,
+        fix="--model names the fine-tune, --base-model what it was trained from",
+    )
