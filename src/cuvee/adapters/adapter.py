@@ -204,7 +204,7 @@ def _check_factors(module: AdapterModule, config: AdapterConfig, name: str) -> N
             tensor=module.path,
         )
     rank = config.rank_of(module.path)
-    if config.kind == "LORA" and a.shape[0] != rank and not (config.target_parameters and a.shape[0] % rank == 0):
+    if config.kind == "LORA" and a.shape[0] != rank and not config.target_parameters:
         raise CheckpointError(
             f"the rank of {module.path} in adapter {name} is not what its config says",
             expected=f"rank {rank} (r and rank_pattern of {CONFIG})",
