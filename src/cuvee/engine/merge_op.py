@@ -17,12 +17,13 @@ from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.numerics.block import Block
 from cuvee.numerics.random import derive_key
-from cuvee.numerics.scan import GRAIN, BlockMap, Range, Scan, grain_of
+from cuvee.numerics.scan import GRAIN, BlockMap, Range, Scan
+from cuvee.numerics.scan import grain_of as grain_of_scan
 from cuvee.planning.ops import TensorOp
 from cuvee.tensors.dtypes import itemsize, numpy_dtype
 from cuvee.tensors.reader import FileReader
 from cuvee.tensors.shared import SharedReader, change_of
-from cuvee.tensors.sources import Source, Stored
+from cuvee.tensors.sources import Source, Stored, grain_of
 
 # The largest number of a dtype; and half a step above it, from where values round to infinity.
 _LARGEST = {"F16": 65504.0, "BF16": 3.3895313892515355e38, "F32": 3.4028234663852886e38, "F64": 1.7976931348623157e308}
@@ -63,7 +64,7 @@ def run_op(op: TensorOp, work: Work, block_map: BlockMap[Any] = serially) -> Non
 
 def blocks_in(op: TensorOp, block_elements: int) -> int:
     """How many blocks an op has: what it can be shared out in."""
-    return 1 if op.method is None else len(ranges(op.shape, get_method(op.method).scope, block_elements))
+    return 1 if op.method is None else len(ranges(op.shape, get_method(op.method).scope, block_elements, _grain(op)))
 
 
 def _reads(op: TensorOp, spec: MethodSpec) -> tuple[list[Source], frozenset[int]]:
@@ -74,6 +75,10 @@ def _reads(op: TensorOp, spec: MethodSpec) -> tuple[list[Source], frozenset[int]
     changes = [change_of(source, base) for source in others]
     reads = [base, *(change or source for change, source in zip(changes, others, strict=True))]
     return reads, frozenset(i for i, change in enumerate(changes) if change is not None)
+
+
+def _grain(op: TensorOp) -> int:
+    return max(map(grain_of, op.sources), default=1)
 
 
 def _copy(op: TensorOp, work: Work) -> None:
@@ -134,7 +139,7 @@ class _Merge:
                     self.refuse_nonfinite(merged, *span)
             self.write(merged, span[0])
 
-        spans = ranges(op.shape, spec.scope, self.work.block_elements)
+        spans = ranges(op.shape, spec.scope, self.work.block_elements, _grain(op))
         for _ in self.block_map(merge, spans):
             pass
 
@@ -162,7 +167,7 @@ class _Merge:
         return Scan(
             shape=op.shape,
             models=count,
-            ranges=ranges(op.shape, spec.scope, grain_of(len(op.sources))),
+            ranges=ranges(op.shape, spec.scope, grain_of_scan(len(op.sources)), _grain(op)),
             read=read,
             map=self.block_map,
             align=row_length(op.shape, spec.scope),

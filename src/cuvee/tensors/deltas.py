@@ -59,14 +59,28 @@ class LowRank:
 
     def read(self, start: int, stop: int, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:
         """Elements [start, stop) as a fresh array of `dtype`."""
+        return self.read_onto(None, start, stop, reader, dtype)
+
+    def read_onto(
+        self, base: Array | None, start: int, stop: int, reader: sources.Reader, dtype: np.dtype[Any]
+    ) -> Array:
+        """Elements [start, stop), added to those of `base`, as a fresh array of `dtype`."""
         size = math.prod(self.shape) // self.experts
         fresh = np.empty(stop - start, dtype)
         for expert in range(start // size, -(-stop // size)):
             begin = expert * size
             low, high = max(start, begin), min(stop, begin + size)
             left, right = self._factors(expert, reader, dtype)
-            _multiply(left, right, low - begin, fresh[low - start : high - start])
+            part = slice(low - start, high - start)
+            _multiply(left, right, low - begin, fresh[part], None if base is None else base[part])
         return fresh
+
+    @property
+    def grain(self) -> int:
+        """Ranges that start at multiples of this many elements cost least."""
+        columns = math.prod(self.shape[2:] if self.experts > 1 else self.shape[1:])
+        rows = self.shape[1] if self.experts > 1 else self.shape[0]
+        return min(_rows_in_tile(columns), max(rows, 1)) * max(columns, 1)
 
     def _factors(self, expert: int, reader: sources.Reader, dtype: np.dtype[Any]) -> tuple[Array, Array]:
         """The factors `[rows, rank]`, with the scale in it, and `[rank, columns]` of one expert."""
@@ -170,22 +184,28 @@ class Kronecker:
         return found[begin : begin + stop - start]
 
 
-def _multiply(left: Array, right: Array, start: int, target: Array) -> None:
-    """Puts elements from `start` on of `left @ right` into `target`.
+def _multiply(left: Array, right: Array, start: int, target: Array, base: Array | None) -> None:
+    """Puts elements from `start` on of `left @ right` into `target`, added to `base` while they are in the cache.
 
     Tiles begin at fixed rows, so that an element comes out the same whichever range asked for it.
     """
     rows, columns = left.shape[0], right.shape[1]
-    step = max(_TILE_ELEMENTS // columns, 1)
+    step = _rows_in_tile(columns)
     stop = start + target.size
     for row in range(start // columns // step * step, min(-(-stop // columns), rows), step):
         begin, end = row * columns, min(row + step, rows) * columns
-        if start <= begin and end <= stop:
-            np.matmul(left[row : row + step], right, out=target[begin - start : end - start].reshape(-1, columns))
+        low, high = max(start, begin), min(stop, end)
+        part = target[low - start : high - start]
+        if part.size == end - begin:
+            np.matmul(left[row : row + step], right, out=part.reshape(-1, columns))
         else:
-            tile = np.matmul(left[row : row + step], right).reshape(-1)
-            low, high = max(start, begin), min(stop, end)
-            target[low - start : high - start] = tile[low - begin : high - begin]
+            part[:] = np.matmul(left[row : row + step], right).reshape(-1)[low - begin : high - begin]
+        if base is not None:
+            part += base[low - start : high - start]
+
+
+def _rows_in_tile(columns: int) -> int:
+    return max(_TILE_ELEMENTS // max(columns, 1), 1)
 
 
 def _whole(source: sources.Source, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:

@@ -150,3 +150,9 @@ def stored_pieces(source: Source) -> Iterator[Stored]:
 def is_verbatim(source: Source) -> bool:
     """Whether a source's values are stored values, so that copying it rounds nothing."""
     return isinstance(source, (Stored, Joined)) and all(map(is_verbatim, source.children))
+
+
+def grain_of(source: Source) -> int:
+    """Ranges of a source that start at multiples of this many elements cost least."""
+    own = source.grain if isinstance(source, LowRank) else 1
+    return max((own, *map(grain_of, source.children)))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cuvee.tensors import sources
+from cuvee.tensors.deltas import LowRank
 
 Array = np.ndarray[Any, Any]
 
@@ -52,10 +53,13 @@ class Added:
     def read(self, start: int, stop: int, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:
         """Elements [start, stop) as a fresh array of `dtype`."""
         wide = _wide(dtype)
-        fresh = self.delta.read(start, stop, reader, wide)
-        if self.scale != 1.0:
+        base = reader.values(self.base, start, stop, wide)
+        if isinstance(self.delta, LowRank) and self.scale == 1.0:
+            fresh = self.delta.read_onto(base, start, stop, reader, wide)
+        else:
+            fresh = self.delta.read(start, stop, reader, wide)
             fresh *= wide.type(self.scale)
-        fresh += reader.values(self.base, start, stop, wide)
+            fresh += base
         return fresh.astype(dtype, copy=False)
 
 
