@@ -61,7 +61,7 @@ class TensorOp:
     def bytes_read(self) -> int:
         """Bytes of all sources; what several of them are made of counts once."""
         if all(map(is_verbatim, self.sources)):
-            return sum(self.size * itemsize(source.dtype) for source in self.sources)
+            return sum(self.size * itemsize(source.dtype) for source in {*self.sources})
         pieces = {piece for source in self.sources for piece in stored_pieces(source)}
         return sum(math.prod(piece.shape) * itemsize(piece.dtype) for piece in pieces)
 
