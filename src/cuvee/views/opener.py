@@ -42,7 +42,7 @@ class Opener:
         """The checkpoint that `ref` means, with its adapters on it."""
         checkpoint = self._model(replace(ref, adapters=()), asked=())
         for adapter in ref.adapters:
-            checkpoint = with_adapter(checkpoint, self._adapter(adapter), str(ref))
+            checkpoint = with_adapter(checkpoint, self.adapter(adapter), str(ref))
         return checkpoint
 
     def _model(self, ref: ModelRef, asked: tuple[ModelRef, ...]) -> Checkpoint:
@@ -51,13 +51,13 @@ class Opener:
             location = self._location(ref)
             if is_adapter(location):
                 base = self._model(self._base_of(ref, (*asked, ref)), (*asked, ref))
-                self._models[ref] = with_adapter(base, self._adapter(ref), str(ref))
+                self._models[ref] = with_adapter(base, self.adapter(ref), str(ref))
             else:
                 self._models[ref] = open_checkpoint(location, str(ref), self._converted)
         return self._models[ref]
 
     def _base_of(self, ref: ModelRef, asked: tuple[ModelRef, ...]) -> ModelRef:
-        config = self._adapter(ref).config
+        config = self.adapter(ref).config
         named = config.base_model
         # A path on the machine of whoever trained the adapter says nothing here.
         if named and (os.path.exists(os.path.expanduser(named)) or looks_like_hub_id(named)):  # noqa: PTH110, PTH111
@@ -75,7 +75,8 @@ class Opener:
             raise PlanError(f"{ref} is an adapter, and its base {base} is one too", fix=f"write BASE+{ref}")
         return base
 
-    def _adapter(self, ref: ModelRef) -> Adapter:
+    def adapter(self, ref: ModelRef) -> Adapter:
+        """The adapter at `ref`."""
         if ref not in self._adapters:
             self._adapters[ref] = open_adapter(self._location(ref), str(ref), self._converted)
         return self._adapters[ref]
