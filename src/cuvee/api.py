@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cuvee
+from cuvee.adapters.facts import AdapterFacts, facts_of
 from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.engine.fetch import fetch
@@ -30,6 +31,8 @@ from cuvee.publish.side_files import choose_side_files
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
 from cuvee.tensors import disk
+from cuvee.tensors.reference import ModelRef
+from cuvee.views.opener import Opener
 from cuvee.views.opening import open_inputs
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
@@ -240,6 +243,16 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
     )
     warnings = (*warnings, *_without_effect(loaded, options))
     return Opened(loaded, checkpoints, build_plan(loaded, checkpoints, settings, warnings))
+
+
+def adapter_facts(reference: str, options: MergeOptions = _DEFAULTS) -> AdapterFacts:
+    """What the adapter at a path or Hub id is, from its config and headers.
+
+    Raises:
+        CuveeError: if there is none, or it is corrupt or of a kind that is not supported.
+
+    """
+    return facts_of(Opener(None, options).adapter(ModelRef.parse(reference)))
 
 
 def engine_settings(options: MergeOptions) -> EngineSettings:

@@ -13,7 +13,7 @@ import pytest
 from cuvee.api import merge_lora
 from cuvee.errors import CuveeError
 from cuvee.options import MergeOptions
-from support.adapters import dense, factors, weighted_sum, write_adapter
+from support.adapter_files import dense, factors, weighted_sum, write_adapter
 from support.checkpoints import read_file
 
 SIDES = {f"model.layers.{layer}.self_attn.{name}": sides for layer in (0, 1)

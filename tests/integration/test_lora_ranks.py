@@ -15,7 +15,7 @@ from cuvee.api import extract_lora
 from cuvee.errors import CuveeError
 from cuvee.lora.options import ExtractOptions
 from cuvee.options import MergeOptions
-from support.adapters import PREFIX, dense
+from support.adapter_files import PREFIX, dense
 from support.checkpoints import Array, read_file
 from support.tiny_models import LAYERS, Family, llama_state, make_llama, save_llama
 

@@ -1,75 +1,109 @@
-"""LoRA adapters made of arrays, written the way PEFT does, and read back as dense updates in float64."""
+"""Adapters: made by hand with NumPy in PEFT's layout, or by PEFT itself together with what PEFT makes of them."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
-from support.checkpoints import Array, read_file, write_tensors
-
-PREFIX = "base_model.model."
+from support.tiny_models import State
 
 
-def write_adapter(
-    folder: Path,
-    modules: Mapping[str, int],
-    sides: Mapping[str, tuple[int, int]],
-    *,
-    seed: int,
-    alpha: float = 8.0,
-    whole: Mapping[str, Array] | None = None,
-    **config: Any,
-) -> Path:
-    """An adapter of random factors: module path -> rank, with (out, in) of each module in `sides`."""
-    rng = np.random.default_rng(seed)
-    tensors: dict[str, Array] = {PREFIX + name: values for name, values in (whole or {}).items()}
-    for name, rank in modules.items():
-        rows, columns = sides[name]
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = rng.standard_normal((rank, columns)).astype(np.float32)
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = rng.standard_normal((rows, rank)).astype(np.float32)
-    first = next(iter(modules.values()))
-    facts = {
-        "peft_type": "LORA", "r": first, "lora_alpha": alpha, "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "org/base", "target_modules": sorted({name.split(".")[-1] for name in modules}),
-        "rank_pattern": {name: rank for name, rank in modules.items() if rank != first}, **config,
-    }  # fmt: skip
-    write_tensors(folder / "adapter_model.safetensors", tensors)
-    (folder / "adapter_config.json").write_text(json.dumps(facts))
+def write_adapter(folder: Path, state: State, **config: Any) -> Path:
+    """An adapter with these tensors (`base_model.model.` goes before their names) and LoRA's config."""
+    folder.mkdir(parents=True)
+    tensors = {f"base_model.model.{name}": np.ascontiguousarray(tensor) for name, tensor in state.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8} | config))
     return folder
 
 
-def factors(folder: Path, *, rslora: bool = False) -> dict[str, tuple[Array, Array, float]]:
-    """A, B and the scaling of every module, worked out from the files alone."""
-    config = json.loads((folder / "adapter_config.json").read_text())
-    tensors = read_file(folder / "adapter_model.safetensors")
-    found = {}
-    for key, down in tensors.items():
-        if not key.endswith(".lora_A.weight"):
-            continue
-        name = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
-        rank = config["rank_pattern"].get(name, config["r"])
-        alpha = config.get("alpha_pattern", {}).get(name, config["lora_alpha"])
-        assert down.shape[0] == rank, name
-        scaling = alpha / math.sqrt(rank) if rslora else alpha / rank
-        up = tensors[key.replace("lora_A", "lora_B")]
-        found[name] = (down.astype(np.float64), up.astype(np.float64), scaling)
-    return found
+def lora_state(shapes: Mapping[str, tuple[int, int]], *, rank: int = 4, seed: int = 0) -> State:
+    """Random A and B for each module of these shapes (out, in)."""
+    random = np.random.default_rng(seed)
+    state: State = {}
+    for module, (out, inside) in shapes.items():
+        state[f"{module}.lora_A.weight"] = (random.standard_normal((rank, inside)) * 0.3).astype(np.float32)
+        state[f"{module}.lora_B.weight"] = (random.standard_normal((out, rank)) * 0.3).astype(np.float32)
+    return state
 
 
-def dense(folder: Path, *, rslora: bool = False) -> dict[str, Array]:
-    """The update of every module."""
-    return {name: scaling * (up @ down) for name, (down, up, scaling) in factors(folder, rslora=rslora).items()}
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """PEFT warns of much that its users may want to know; here it is meant."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
-def weighted_sum(updates: Sequence[Mapping[str, Array]], weights: Sequence[float]) -> dict[str, Array]:
-    """The weighted sum over adapters of every module's update."""
-    total: dict[str, Array] = {}
-    for update, weight in zip(updates, weights, strict=True):
-        for name, values in update.items():
-            total[name] = total.get(name, 0.0) + weight * values
-    return total
+def save_adapter(base: Path, config: Any, folder: Path, *, seed: int = 1, vocabulary: int | None = None) -> Path:
+    """What PEFT saves of an adapter on `base` whose every trained number was moved away from its start.
+
+    Args:
+        base: a checkpoint that transformers loads.
+        config: PEFT's.
+        folder: where it goes.
+        seed: of the numbers.
+        vocabulary: how many tokens the model is made to have before the adapter is put on it.
+
+    """
+    import torch
+    from peft import get_peft_model
+
+    with quiet_peft():
+        torch.manual_seed(seed)
+        model = load_model(base)
+        if vocabulary is not None:
+            model.resize_token_embeddings(vocabulary)
+        adapted = get_peft_model(model, config)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data.add_(torch.randn_like(parameter) * 0.3)
+        adapted.save_pretrained(folder)
+    return folder
+
+
+def merged_by_peft(
+    base: Path, folders: list[Path], out: Path, *, prepare: Callable[[Any], None] = lambda model: None
+) -> State:
+    """What PEFT's merge_and_unload makes of the base and one adapter after the other, as saved."""
+    from peft import PeftModel
+
+    with quiet_peft():
+        model = load_model(base)
+        prepare(model)
+        for folder in folders:
+            model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+        model.save_pretrained(out)
+    return load_file(out / "model.safetensors")
+
+
+def load_model(folder: Path) -> Any:
+    """The model in transformers, of the class that its config names."""
+    import transformers
+
+    kind = json.loads((folder / "config.json").read_text())["architectures"][0]
+    return getattr(transformers, kind).from_pretrained(folder)
+
+
+def save_model(config: Any, folder: Path) -> Path:
+    """A model of random weights in float32, made from a transformers config."""
+    import torch
+    import transformers
+
+    with quiet_peft():
+        torch.manual_seed(0)
+        model = getattr(transformers, config.architectures[0])(config)
+        for parameter in model.parameters():
+            parameter.data.add_(torch.randn_like(parameter) * 0.05)  # no zero biases, no ones
+        model.save_pretrained(folder)
+    return folder

@@ -166,7 +166,9 @@ def _sorted_out(
             raise CheckpointError(f"tensor {key!r} of adapter {name} is of dtype {place.dtype}", tensor=key)
         table = whole if not meaning.part else parts.setdefault(meaning.module, {}) if meaning.module else shared
         own = meaning.part or meaning.module
-        if own in table:
+        if own in table and not meaning.part and ".modules_to_save." not in key:
+            continue  # PEFT saved the trained module and, as an embedding, the one that it stands for
+        if own in table and meaning.part:
             raise CheckpointError(
                 f"adapter {name} holds {own} of {meaning.module} twice",
                 found=key,
@@ -204,7 +206,7 @@ def _check_factors(module: AdapterModule, config: AdapterConfig, name: str) -> N
             tensor=module.path,
         )
     rank = config.rank_of(module.path)
-    if config.kind == "LORA" and a.shape[0] != rank and not (config.target_parameters and a.shape[0] % rank == 0):
+    if config.kind == "LORA" and a.shape[0] != rank and not config.target_parameters:
         raise CheckpointError(
             f"the rank of {module.path} in adapter {name} is not what its config says",
             expected=f"rank {rank} (r and rank_pattern of {CONFIG})",

@@ -14,7 +14,7 @@ _PARTS = (
     "|lokr_w[12](?:_[ab])?|lokr_t2|vera_lambda_[bd]|vera_[AB]|ia3_l|trainable_tokens_delta"
 )
 _KEY = re.compile(rf"(?:(?P<module>.+)\.)?(?P<part>{_PARTS})(?:\.(?P<leaf>weight|bias))?(?:\.(?P<rest>.+))?")
-_WRAPPER = re.compile(r"\.(?:modules_to_save|token_adapter)(?:\.default)?(?=\.|$)")
+_WRAPPER = re.compile(r"\.(?:modules_to_save|token_adapter|ln_tuning_layers)(?:\.default)?(?=\.|$)")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cuvee.cli.lora_info import info
 from cuvee.cli.lora_out import extract, merge
 
 
@@ -14,3 +15,4 @@ def lora() -> None:
 
 lora.add_command(extract)
 lora.add_command(merge)
+lora.add_command(info)

@@ -19,7 +19,7 @@ from cuvee.recipe.values import resolve_parameters
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, is_quantised, name_of, promote
 from cuvee.tensors.reference import ModelRef
-from cuvee.tensors.sources import Source, stored_pieces
+from cuvee.tensors.sources import Source, is_verbatim, stored_pieces
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ class _Builder:
         if (
             self.spec.name == "passthrough"
             and dtype == dtypes[0]
+            and is_verbatim(stored[0])
             and set(parameters.get("scale") or (None,)) <= {None, 1.0}
         ):
             return _op(wanted.name, stored, indices, dtype)

@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from cuvee.tensors.dtypes import itemsize
-from cuvee.tensors.sources import Source
+from cuvee.tensors.sources import Source, is_verbatim, stored_pieces
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -84,8 +84,11 @@ class TensorOp:
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of all sources."""
-        return sum(math.prod(source.shape) * itemsize(source.dtype) for source in self.sources)
+        """Bytes of all sources; what several of them are made of counts once."""
+        if all(map(is_verbatim, self.sources)):
+            return sum(math.prod(source.shape) * itemsize(source.dtype) for source in {*self.sources})
+        pieces = {piece for source in self.sources for piece in stored_pieces(source)}
+        return sum(math.prod(piece.shape) * itemsize(piece.dtype) for piece in pieces)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Union
 
@@ -26,6 +26,14 @@ class Reader(Protocol):
 
     def read_into(self, file: str, offset: int, target: memoryview) -> None:
         """Fills `target`."""
+        ...
+
+    def values(self, source: Source, start: int, stop: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Elements [start, stop) of a source, not to be changed: other sources may be made of them too."""
+        ...
+
+    def keep(self, key: Hashable, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """What `make` gives, perhaps kept from an earlier call with this key; not to be changed."""
         ...
 
 
@@ -123,9 +131,12 @@ class Joined:
                 position += width
 
 
-Source = Union[Stored, Joined]  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
-"""Any node; `kind` tells them apart in JSON. Vocabulary rows, low-rank updates, dequantisation and merges of merges
-become further nodes."""
+# These modules need the names above, and `Source` when plans are read from JSON, so they come last.
+from cuvee.tensors.deltas import Hadamard, Kronecker, LowRank  # noqa: E402
+from cuvee.tensors.updates import Added, Renormed, RowsReplaced, Run, Scaled  # noqa: E402
+
+Source = Union[Stored, Joined, LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run]  # noqa: UP007
+"""Any node; `kind` tells them apart in JSON."""
 
 
 def stored_pieces(source: Source) -> Iterator[Stored]:
@@ -134,3 +145,14 @@ def stored_pieces(source: Source) -> Iterator[Stored]:
         yield source
     for child in source.children:
         yield from stored_pieces(child)
+
+
+def is_verbatim(source: Source) -> bool:
+    """Whether a source's values are stored values, so that copying it rounds nothing."""
+    return isinstance(source, (Stored, Joined)) and all(map(is_verbatim, source.children))
+
+
+def grain_of(source: Source) -> int:
+    """Ranges of a source that start at multiples of this many elements cost least."""
+    own = source.grain if isinstance(source, LowRank) else 1
+    return max((own, *map(grain_of, source.children)))
