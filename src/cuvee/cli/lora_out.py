@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @click.option("--out-path", type=click.Path(path_type=Path), hidden=True, help="OUT, as mergekit has it.")
 @options_of(ExtractOptions)
 @options_of(MergeOptions)
-@click.option("-v", "--verbose", count=True, help="Name each tensor as it is done.")
+@click.option("-v", "--verbose", is_flag=True, help="Name each tensor as it is done.")
 @click.option("--quiet/--no-quiet", default=False, help="Print nothing but warnings and errors.")
 def extract(
-    out: Path | None, model: str, base_model: str, out_path: Path | None, verbose: int, quiet: bool, **values: Any
+    out: Path | None, model: str, base_model: str, out_path: Path | None, verbose: bool, quiet: bool, **values: Any
 ) -> None:
     """Write what a fine-tune learned over its base as a PEFT adapter into the directory OUT.
 
@@ -42,7 +42,7 @@ def extract(
     extraction = build(ExtractOptions, values)
     options = build(MergeOptions, values)
     notes.meaningless(options.meaningless)
-    with watcher(verbose=bool(verbose), quiet=quiet) as progress:
+    with watcher(verbose=verbose, quiet=quiet) as progress:
         report = api.extract_lora(model, base_model, target, extraction, options, progress)
     if not quiet:
         _show(report)
