@@ -174,7 +174,8 @@ def extract_lora(
         written = (partial / WEIGHTS).stat().st_size
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)
-    return LoraReport(Path(out), time.perf_counter() - begin, found, written, _peak_memory(settings.processes or settings.workers))
+    memory = _peak_memory(settings.processes or settings.workers)
+    return LoraReport(Path(out), time.perf_counter() - begin, found, written, memory)
 
 
 @dataclass(frozen=True)

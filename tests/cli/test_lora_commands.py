@@ -34,7 +34,8 @@ def test_mergekit_s_command_line(cuvee: Command, llama: Family, here: Path) -> N
     said = cuvee(
         "lora", "extract", "--model", llama.path("a"), "--base-model", llama.path("base"), "--out-path", "out",
         "--max-rank", 4, "--no-distribute-scale", "--sv-epsilon", "0", "--embed-lora", "-e", "layers.0", "-e",
-        "down_proj", "-i", "proj", "--save-module", "up_proj", "--skip-undecomposable", "--lazy-unpickle", "-v", "--quiet",
+        "down_proj", "-i", "proj", "--save-module", "up_proj", "--skip-undecomposable", "--lazy-unpickle", "-v",
+        "--quiet",
         program="mergekit-extract-lora",
     )  # fmt: skip
     assert (said.code, said.out) == (0, "")

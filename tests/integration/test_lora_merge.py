@@ -12,9 +12,11 @@ import pytest
 
 from cuvee.api import merge_lora
 from cuvee.errors import CuveeError
+from cuvee.lora.recipe import read_adapter_recipe
 from cuvee.options import MergeOptions
 from support.adapter_files import dense, factors, weighted_sum, write_adapter
 from support.checkpoints import read_file
+from support.pages import DOCS, blocks
 
 SIDES = {f"model.layers.{layer}.self_attn.{name}": sides for layer in (0, 1)
          for name, sides in {"q_proj": (24, 20), "v_proj": (12, 20), "o_proj": (20, 24)}.items()}  # fmt: skip
@@ -230,3 +232,11 @@ def test_as_peft_adds_weighted_adapters(tmp_path: Path, ours: str, theirs: str) 
         assert got[name] == pytest.approx(values, abs=2e-6), name
     moved = "model.layers.0.self_attn.q_proj.weight"
     assert np.abs(wanted[moved] - change[moved].numpy()).max() > 1e-3
+
+
+def test_the_recipe_on_the_page_is_one() -> None:
+    (block,) = blocks(DOCS / "adapters.md", "yml")
+    recipe = read_adapter_recipe(block.text)
+    assert (recipe.method, recipe.space, recipe.rank) == ("ties", "core", 32)
+    assert [str(ref) for ref in recipe.adapters] == ["someone/maths-lora", "./code-lora"]
+    assert recipe.warnings == ()
