@@ -210,9 +210,12 @@ def test_options_that_mean_nothing_are_refused(options: dict[str, Any], told: st
         ExtractOptions(**options)
 
 
-def test_an_exact_decomposition_that_outgrows_memory_is_refused(tmp_path: Path) -> None:
+def test_a_decomposition_that_outgrows_memory_is_refused_and_fewer_run_at_once_near_it(tmp_path: Path) -> None:
     wide = make_llama(tmp_path / "wide", names=("base", "a"), hidden=128, layers=1, vocabulary=8)
-    run = MergeOptions(memory="390k", threads=1)  # three copies of 128 x 128 doubles take 393,216 bytes
+    names = (str(wide.path("a")), str(wide.path("base")))
     with pytest.raises(CuveeError, match="does not fit the memory budget") as caught:
-        extract_lora(str(wide.path("a")), str(wide.path("base")), tmp_path / "o", ExtractOptions(exact=True), run)
-    assert "full decomposition" in str(caught.value)
+        # Three copies of 128 x 128 doubles alone take 393,216 bytes.
+        extract_lora(*names, tmp_path / "o", ExtractOptions(exact=True, max_rank=2), MergeOptions(memory="390k"))
+    assert "decomposing" in str(caught.value)
+    enough = MergeOptions(memory="2M", threads=2, overwrite=True)
+    extract_lora(*names, tmp_path / "o", ExtractOptions(exact=True, max_rank=2), enough)

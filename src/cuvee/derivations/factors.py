@@ -17,7 +17,8 @@ from cuvee.numerics.row_blocks import RowBlocks
 from cuvee.numerics.scan import GRAIN
 from cuvee.tensors.dtypes import narrow
 
-_HELD_ELEMENTS = 1 << 24  # a difference of up to so many elements (64 MiB) is kept instead of read for every product
+HELD_ELEMENTS = 1 << 24  # a difference of up to so many elements (64 MiB) is kept instead of read for every product
+STREAMED_ELEMENTS = 1 << 22  # of a larger one, seen at once: larger blocks make products with it cheaper
 
 
 @derivation("change")
@@ -74,9 +75,9 @@ def low_rank(
 def _tall(inputs: Inputs) -> tuple[RowBlocks, bool]:
     """The difference, and whether it is turned so that it has no more columns than rows (where it fits in memory)."""
     streamed = _streamed(inputs)
-    if math.prod(streamed.shape) > _HELD_ELEMENTS:
+    if math.prod(streamed.shape) > HELD_ELEMENTS:
         return streamed, False
-    whole = streamed.read(0, streamed.shape[0])
+    whole = streamed.gathered()
     turned = whole.shape[0] < whole.shape[1]
     return RowBlocks.of(whole.T if turned else whole), turned
 
@@ -105,4 +106,4 @@ def _streamed(inputs: Inputs) -> RowBlocks:
 
 def _block_elements(size: int) -> int:
     """Small blocks for what is only streamed; larger ones amortise the products with big matrices."""
-    return GRAIN if size <= _HELD_ELEMENTS else 1 << 22
+    return GRAIN if size <= HELD_ELEMENTS else STREAMED_ELEMENTS

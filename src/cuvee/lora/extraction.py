@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cuvee.errors import CheckpointError, PlanError
+from cuvee.lora.budget import within_budget
 from cuvee.lora.design import Design, compared, sides, squares_name, values_name
 from cuvee.lora.files import CONFIG, SPECTRA, WEIGHTS, Run, derived, read_small, scratch
 from cuvee.lora.options import ExtractOptions
@@ -28,7 +29,6 @@ from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import itemsize
 
 _MEASURED = "measured.safetensors"
-_EXACT_COPIES = 3  # of the Gram matrix in float64, while its eigenvectors are sought
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ def extract(pairs: Pairs, checkpoints: tuple[Checkpoint, Checkpoint], options: E
                 f"{checkpoints[0].name} and {checkpoints[1].name} do not differ in what was asked for",
                 fix="check that --model names the fine-tune and --base-model the model it came from",
             )
-        ranks = _ranks(changed, totals, options, run, folder)
+        limits = {pair.name: _limit(pair, options) for pair in changed if pair.decomposable}
+        run = replace(run, settings=within_budget(run.settings, changed, limits, options))
+        ranks = _ranks(changed, limits, totals, options, run, folder)
     design = Design(tuple(changed), ranks, pairs, checkpoints, options)
     run.execute("extract", "lora extract", design.ops(totals), out, (WEIGHTS, SPECTRA))
     disk.write_file(out / CONFIG, adapter_config(design.config()).encode())
@@ -148,14 +150,13 @@ def _measure(pairs: Pairs, run: Run, folder: Path) -> dict[str, float]:
 
 def _ranks(
     changed: Sequence[Pair],
+    limits: dict[str, int],
     totals: Mapping[str, float],
     options: ExtractOptions,
     run: Run,
     folder: Callable[[str], Path],
 ) -> dict[str, int]:
     """The rank of every tensor that is decomposed, by name; 0 for what is not worth a rank."""
-    limits = {pair.name: _limit(pair, options) for pair in changed if pair.decomposable}
-    _check_memory([pair for pair in changed if pair.decomposable], options, run)
     if not (options.energy or options.max_bytes or options.sv_epsilon) or not limits:
         return limits
     spectra = _spectra([pair for pair in changed if pair.decomposable], limits, totals, run, folder("spectra"))
@@ -190,20 +191,3 @@ def _spectra(
     ]
     run.execute("singular values", "lora extract", ops, folder, (_MEASURED,))
     return read_small(folder / _MEASURED)
-
-
-def _check_memory(pairs: Sequence[Pair], options: ExtractOptions, run: Run) -> None:
-    """Raises a PlanError if a full decomposition of the largest matrix outgrows the budget."""
-    full = [pair for pair in pairs if options.exact or ((options.energy or options.max_bytes) and not options.max_rank)]
-    largest = max(full, key=lambda pair: min(sides(pair)), default=None)
-    if largest is None:
-        return
-    needed = _EXACT_COPIES * 8 * min(sides(largest)) ** 2 * run.settings.worker_threads
-    if needed > run.settings.memory:
-        raise PlanError(
-            f"a full decomposition of {largest.name!r} does not fit the memory budget",
-            expected=f"at least --memory {-(-needed >> 20)}MiB",
-            found=f"{run.settings.memory >> 20} MiB for {run.settings.worker_threads} threads",
-            fix="raise --memory, lower --threads, or bound the ranks with --max-rank and leave --exact out",
-            tensor=largest.name,
-        )

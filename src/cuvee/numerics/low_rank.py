@@ -14,7 +14,7 @@ import numpy as np
 
 from cuvee.numerics.row_blocks import Array, RowBlocks
 
-_GRAM_SIDE = 2048  # up to this many columns, iterating on the Gram matrix costs less than on the matrix
+GRAM_SIDE = 2048  # up to this many columns, iterating on the Gram matrix costs less than on the matrix
 _MOST_STEPS = 12
 _GAIN = 2e-4  # of what is still missing: a step that captures less ends the iteration
 _ROUNDING = 1e-7  # of the whole: what float32 products cannot tell apart
@@ -50,14 +50,14 @@ def truncated_svd(matrix: RowBlocks, rank: int, *, total: float, key: int, exact
 
     """
     rows, columns = matrix.shape
-    width = min(rank + max(rank // 4, 16), rows, columns)
+    width = width_of(rank, rows, columns)
     if exact and columns > rows:
         return _by_row_gram(matrix, rank)
     if exact:
         start = _leading(matrix.gram_64(), width)
     else:
         start = np.random.Generator(np.random.Philox(key)).standard_normal((columns, width))
-        if columns <= min(_GRAM_SIDE, rows):
+        if columns <= min(GRAM_SIDE, rows):
             start = _iterated(matrix.gram(), start, rank, total)
     best = _polished(matrix, start)
     for _ in range(1 if exact else _MOST_STEPS):
@@ -66,6 +66,11 @@ def truncated_svd(matrix: RowBlocks, rank: int, *, total: float, key: int, exact
         if captured - was <= _GAIN * max(total - captured, 0.0) + _ROUNDING * total:
             break
     return best.cut(rank)
+
+
+def width_of(rank: int, rows: int, columns: int) -> int:
+    """Of how many columns the iterated basis is: a few more than the rank, which makes it converge."""
+    return min(rank + max(rank // 4, 16), rows, columns)
 
 
 def singular_values(matrix: RowBlocks) -> Array:

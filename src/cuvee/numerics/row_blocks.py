@@ -59,7 +59,17 @@ class RowBlocks:
 
     def squared_distance(self, left: Array, right: Array) -> float:
         """The squared Frobenius norm of this matrix minus `left @ right`, `[rows, k]` and `[k, columns]`."""
-        return float(sum(self.each(lambda span, block: _squares(block - left[span[0] : span[1]] @ right))))
+        return float(sum(self.each(lambda span, block: _distance(block, left[span[0] : span[1]], right))))
+
+    def gathered(self) -> Array:
+        """The whole matrix in memory, filled block by block."""
+        whole: Array | None = None
+        for start, stop in self.spans:
+            block = self.read(start, stop)
+            if whole is None:
+                whole = np.empty(self.shape, block.dtype)
+            whole[start:stop] = block
+        return np.empty(self.shape, np.float32) if whole is None else whole
 
     def gram(self) -> Array:
         """The transpose times the matrix, `[columns, columns]`, float64 sums of the blocks' products."""
@@ -95,6 +105,13 @@ def _added(parts: Iterable[Array]) -> Array:
 
 def _gram_of(block: Array) -> Array:
     return np.asarray(block.T @ block)
+
+
+def _distance(block: Array, left: Array, right: Array) -> float:
+    """The squared norm of `block - left @ right`, some rows at a time: the product is never there as a whole."""
+    step = max((16 * _PIECE) // max(block.shape[1], 1), 1)
+    rows = range(0, block.shape[0], step)
+    return sum(_squares(block[i : i + step] - left[i : i + step] @ right) for i in rows)
 
 
 def _squares(block: Array) -> float:
