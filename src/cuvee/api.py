@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,15 +166,12 @@ def extract_lora(
 
     """
     begin = time.perf_counter()
-    target = _usable_output(Path(out), overwrite=options.overwrite)
-    with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
-        settings = engine_settings(options)
+    settings = engine_settings(options)
+    with _appearing(Path(out), overwrite=options.overwrite) as (folder, title):
         found = extract_adapter(
-            model, base_model, partial, target.name, extraction, options, settings, progress, cuvee.__version__
+            model, base_model, folder, title, extraction, options, settings, progress, cuvee.__version__
         )
-        written = (partial / WEIGHTS).stat().st_size
-        disk.replace_directory(partial, target)
-    (target / disk.MARKER).unlink(missing_ok=True)
+        written = (folder / WEIGHTS).stat().st_size
     memory = _peak_memory(settings.processes or settings.workers)
     return LoraReport(Path(out), time.perf_counter() - begin, found, written, memory)
 
@@ -217,14 +215,9 @@ def merge_lora(
 
     """
     begin = time.perf_counter()
-    target = _usable_output(Path(out), overwrite=options.overwrite)
-    with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
-        merge = merge_adapters(
-            recipe, partial, target.name, options, engine_settings(options), progress, cuvee.__version__
-        )
-        written = (partial / WEIGHTS).stat().st_size
-        disk.replace_directory(partial, target)
-    (target / disk.MARKER).unlink(missing_ok=True)
+    with _appearing(Path(out), overwrite=options.overwrite) as (folder, title):
+        merge = merge_adapters(recipe, folder, title, options, engine_settings(options), progress, cuvee.__version__)
+        written = (folder / WEIGHTS).stat().st_size
     return LoraMergeReport(Path(out), time.perf_counter() - begin, merge.config.ranks, written, merge.warnings)
 
 
@@ -282,6 +275,16 @@ def _without_effect(recipe: Recipe, options: MergeOptions) -> list[str]:
     if options.unsafe_truncate_embeddings:
         said.append("--unsafe-truncate-embeddings has no effect yet: vocabularies of different sizes are refused")
     return said
+
+
+@contextmanager
+def _appearing(out: Path, *, overwrite: bool) -> Iterator[tuple[Path, str]]:
+    """A folder to fill, and the name that it gets; when the body is done it takes the place of `out`."""
+    target = _usable_output(out, overwrite=overwrite)
+    with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
+        yield partial, target.name
+        disk.replace_directory(partial, target)
+    (target / disk.MARKER).unlink(missing_ok=True)
 
 
 def _usable_output(out: Path, *, overwrite: bool) -> Path:

@@ -5,6 +5,7 @@ What the adapters' base model looks like is not known here, nor needed.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,6 +63,7 @@ def _module_op(recipe: AdapterRecipe, adapters: Sequence[Adapter], name: str, t:
     total = sum(a.shape[0] for a, _ in pairs)
     scalings = tuple(module.scaling if module else 0.0 for module in found)
     parameters = recipe.parameters(name, t)
+    _check_parameters(recipe, parameters)
     chosen: dict[str, ParameterValue] = {"present": tuple(module is not None for module in found)}
     # Beyond the ranks' sum and the sides of the matrix there is nothing; a plain sum keeps its A as they are.
     reach = total if recipe.method == "concat" else min(total, fan_in, fan_out)
@@ -83,6 +85,17 @@ def _module_op(recipe: AdapterRecipe, adapters: Sequence[Adapter], name: str, t:
     outputs = _outputs(recipe, there[0][1], pairs, rank)
     sources = [source for pair in pairs for source in pair]
     return derived(derivation, sources, outputs, {"rank": rank, **chosen})
+
+
+def _check_parameters(recipe: AdapterRecipe, parameters: Mapping[str, object]) -> None:
+    """Raises a PlanError for what does not act on one tensor by itself: stages after the method, scans of whole models."""
+    known = inspect.signature(recipe.spec.apply).parameters
+    others = [name for name, value in parameters.items() if name not in known or (name == "over" and value == "model")]
+    if others:
+        raise PlanError(
+            f"{', '.join(others)} cannot be set where adapters are merged with each other",
+            fix="leave it out, or merge base+adapter models with `cuvee merge`",
+        )
 
 
 def _outputs(
