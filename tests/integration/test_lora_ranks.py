@@ -15,7 +15,7 @@ from cuvee.api import extract_lora
 from cuvee.errors import CuveeError
 from cuvee.lora.options import ExtractOptions
 from cuvee.options import MergeOptions
-from support.adapter_files import PREFIX, dense
+from support.adapter_files import PREFIX, dense, factors, write_adapter
 from support.checkpoints import Array, read_file
 from support.tiny_models import LAYERS, Family, llama_state, make_llama, save_llama
 
@@ -219,3 +219,17 @@ def test_a_decomposition_that_outgrows_memory_is_refused_and_fewer_run_at_once_n
     assert "decomposing" in str(caught.value)
     enough = MergeOptions(memory="2M", threads=2, overwrite=True)
     extract_lora(*names, tmp_path / "o", ExtractOptions(exact=True, max_rank=2), enough)
+
+
+def test_an_adapter_comes_out_as_it_went_in(tmp_path: Path, llama: Family) -> None:
+    # Extracted from base+adapter: what was put on is found again, module by module and at its own rank.
+    sides = {f"model.layers.{i}.mlp.up_proj": (32, 16) for i in range(LAYERS)}
+    ranks = {name: 2 + number for number, name in enumerate(sides)}
+    adapter = write_adapter(tmp_path / "adapter", ranks, sides, seed=3, alpha=0.1)
+    base = str(llama.path("base"))
+    options = ExtractOptions(sv_epsilon=1e-4)
+    found = extract_lora(f"{base}+{adapter}", base, tmp_path / "out", options).extracted
+    assert found.error < 1e-5
+    assert {name: down.shape[0] for name, (down, _, _) in factors(tmp_path / "out").items()} == ranks
+    for name, update in dense(adapter).items():
+        assert dense(tmp_path / "out")[name] == pytest.approx(update, abs=1e-5 * float(np.abs(update).max()))

@@ -88,7 +88,7 @@ def _module_op(recipe: AdapterRecipe, adapters: Sequence[Adapter], name: str, t:
 
 
 def _check_parameters(recipe: AdapterRecipe, parameters: Mapping[str, object]) -> None:
-    """Raises a PlanError for what does not act on one tensor by itself: stages after the method, scans of whole models."""
+    """Raises a PlanError for what does not act on one tensor by itself: stages, and scans of whole models."""
     known = inspect.signature(recipe.spec.apply).parameters
     others = [name for name, value in parameters.items() if name not in known or (name == "over" and value == "model")]
     if others:
