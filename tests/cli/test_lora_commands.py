@@ -26,6 +26,11 @@ def test_extract_and_put_back(cuvee: Command, llama: Family, here: Path) -> None
     assert again.keys() == wanted.keys()
     for name, values in wanted.items():
         assert again[name] == pytest.approx(values, abs=1e-6 * float(np.abs(values).max())), name
+    # Alone, it goes on the base that it names.
+    (here / "alone.yml").write_text("merge_method: passthrough\nmodels: [{model: ./out}]\n")
+    assert cuvee("merge", "alone.yml", "alone").code == 0
+    same = read_checkpoint(here / "alone")
+    assert all(np.array_equal(same[name], values) for name, values in again.items())
     facts = json.loads(cuvee("lora", "info", "out", "--json").out)
     assert str(llama.path("base")) in json.dumps(facts)
 

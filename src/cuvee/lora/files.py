@@ -22,7 +22,7 @@ from cuvee.tensors.header import build_header, read_header
 from cuvee.tensors.sources import Source
 
 WEIGHTS = "adapter_model.safetensors"
-SPECTRA = "singular_values.safetensors"
+SPECTRA = "adapter_singular_values.safetensors"
 CONFIG = "adapter_config.json"
 
 
