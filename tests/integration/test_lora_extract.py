@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from cuvee.api import extract_lora
 from cuvee.lora.options import ExtractOptions
-from support.checkpoints import read_file
+from support.checkpoints import read_file, write_checkpoint
 from support.tuned import everything, load, logits, make_pair, merged, relative_error, weights, with_adapter
 
 TIED = ("qwen2", "gpt2")
@@ -73,3 +74,14 @@ def test_what_did_not_change_is_not_in_the_adapter(tmp_path: Path) -> None:
     got = with_adapter(pair[0], adapter)
     assert logits(got) == pytest.approx(logits(load(pair[1])), abs=2e-6)
     assert len(found.held) == 3
+
+
+def test_files_that_leave_out_how_names_begin(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path, "gpt2")
+    short = tmp_path / "short-base", tmp_path / "short-tuned"
+    for folder, full in zip(short, pair, strict=True):
+        tensors = {name.removeprefix("transformer."): a for name, a in read_file(full / "model.safetensors").items()}
+        write_checkpoint(folder, tensors, json.loads((full / "config.json").read_text()))
+    adapter, _ = extracted(tmp_path, short, **FULL)
+    got = with_adapter(pair[0], adapter)
+    assert logits(got) == pytest.approx(logits(load(pair[1])), abs=2e-6)

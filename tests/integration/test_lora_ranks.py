@@ -183,6 +183,13 @@ def test_what_cannot_be_extracted_is_refused(tmp_path: Path, llama: Family) -> N
     wide = other(tmp_path / "wide", {q: np.zeros((18, 16), np.float32)})
     lacking = other(tmp_path / "lacking", {q: None})
     broken = other(tmp_path / "broken", {q: np.full((16, 16), np.nan, np.float32)})
+    raw = "model.layers.1.self_attn.temperature"
+    ones, twos = (other(tmp_path / f"raw{n}", {raw: np.full(3, n, np.float32)}) for n in (1, 2))
+    moved = np.ones((16, 16), np.float32)
+    both = other(tmp_path / "both", {raw: np.zeros(3, np.float32), q: moved})
+    assert "beside factors of 'model.layers.1.self_attn.q_proj'" in refused(tmp_path, both, ones)
+    # A raw parameter by itself is saved with the module that holds it.
+    assert extract_lora(str(twos), str(ones), tmp_path / "two").extracted.error == 0
     assert "[16, 16] as in" in refused(tmp_path, wide, base)
     assert f"no {q}" in refused(tmp_path, lacking, base)
     assert q in refused(tmp_path, broken, base)

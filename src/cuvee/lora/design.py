@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cuvee.layout.facts import EMBEDDINGS
+from cuvee.errors import PlanError
+from cuvee.layout.facts import EMBEDDINGS, HEADS
 from cuvee.lora.files import copied, derived
 from cuvee.lora.options import ExtractOptions
-from cuvee.lora.pairs import Pair, Pairs
+from cuvee.lora.pairs import GENERATIVE, Pair, Pairs
 from cuvee.lora.peft_config import PREFIX, AdapterPlan, factor_names
 from cuvee.planning.ops import Output, ParameterValue, TensorOp
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.sources import Source
+
+# How the paths of modules begin in memory, where the files of a model may leave it out.
+_LEFT_OUT = {"gpt2": "transformer.", "bloom": "transformer.", "opt": "model."}
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,39 @@ class Design:
         held = (*self.factored, *(pair for pair in self.changed if pair.module in self.whole))
         return next((pair for pair in held if pair.name.endswith(EMBEDDINGS)), None)
 
+    def path(self, module: str) -> str:
+        """A module's path in the model that transformers builds, where files leave out how it begins."""
+        model, _ = self.checkpoints
+        start = _LEFT_OUT.get(str(model.config.get("model_type")), "")
+        architectures = model.config.get("architectures") or ("",)
+        if not start or not str(architectures[0]).endswith(GENERATIVE) or f"{module}.weight".endswith(HEADS):
+            return module
+        return module if any(name.startswith(start) for name in model.tensors) else start + module
+
+    def check(self) -> None:
+        """Raises a PlanError if PEFT could not hold this: parameters of modules that have other modules inside."""
+        factored = [pair.module for pair in self.factored]
+        for pair in self.changed:
+            inner = [module for module in factored if module.startswith(f"{pair.module}.") or not pair.module]
+            if pair.module in self.whole and inner:
+                raise PlanError(
+                    f"{pair.name!r} changed, and an adapter cannot hold it beside factors of {inner[0]!r}",
+                    expected="parameters of modules that have no other modules inside",
+                    fix=f"leave it out with --skip-undecomposable or -e '{re.escape(pair.module)}$'",
+                    tensor=pair.name,
+                )
+
     def ops(self, totals: Mapping[str, float]) -> list[TensorOp]:
         """One op for each module that is decomposed, one for each tensor that is copied."""
         ops = [self._factors(pair, totals[pair.name]) for pair in self.factored]
         factored = {pair.module for pair in self.factored}
         for pair in self.biases:
             layer = ".base_layer" if pair.module in factored else ""
-            ops.append(copied(f"{PREFIX}{pair.module}{layer}.bias", pair.tuned, 0))
-        names = {pair.name: pair.tuned for pair in (*self.pairs.taken, *self.pairs.left) if pair.module in self.whole}
-        ops += [copied(PREFIX + name, tuned, 0) for name, tuned in names.items()]
+            ops.append(copied(f"{PREFIX}{self.path(pair.module)}{layer}.bias", pair.tuned, 0))
+        for pair in (*self.pairs.taken, *self.pairs.left):
+            if pair.module in self.whole:
+                leaf = pair.name.rpartition(".")[2]
+                ops.append(copied(f"{PREFIX}{self.path(pair.module)}.{leaf}", pair.tuned, 0))
         tied = self.tied
         if tied is not None and tied.module in self.whole:
             ops.append(copied(f"{PREFIX}{self.pairs.tied_head}.weight", tied.tuned, 0))
@@ -66,7 +95,7 @@ class Design:
     def _factors(self, pair: Pair, total: float) -> TensorOp:
         rank, code = self.ranks[pair.name], self.options.code
         fan_out, fan_in = sides(pair)[::-1] if pair.transposed else sides(pair)
-        down, up = factor_names(pair.module, embedding=pair.kind == "embedding")
+        down, up = factor_names(self.path(pair.module), embedding=pair.kind == "embedding")
         outputs = [
             Output(down, (rank, fan_in), code),
             Output(up, (fan_out, rank), code),
@@ -92,14 +121,14 @@ class Design:
         """The adapter's settings."""
         model, base = self.checkpoints
         path, revision = _loadable(base)
-        names = {pair.module for pair in (*self.pairs.taken, *self.pairs.left)}
-        ranks = {pair.module: self.ranks[pair.name] for pair in self.factored}
-        whole = list(self.whole)
+        names = {self.path(pair.module) for pair in (*self.pairs.taken, *self.pairs.left)}
+        ranks = {self.path(pair.module): self.ranks[pair.name] for pair in self.factored}
+        whole = [self.path(module) for module in self.whole]
         tied = self.tied
         if tied is not None and self.pairs.tied_head is not None:
             head = self.pairs.tied_head
             names.add(head)
-            if tied.module in whole:
+            if tied.module in self.whole:
                 whole.append(head)
             else:
                 ranks[head] = self.ranks[tied.name]

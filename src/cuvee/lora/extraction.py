@@ -105,6 +105,7 @@ def extract(pairs: Pairs, checkpoints: tuple[Checkpoint, Checkpoint], options: E
         run = replace(run, settings=within_budget(run.settings, changed, limits, options))
         ranks = _ranks(changed, limits, totals, options, run, folder)
     design = Design(tuple(changed), ranks, pairs, checkpoints, options)
+    design.check()
     run.execute("extract", "lora extract", design.ops(totals), out, (WEIGHTS, SPECTRA))
     disk.write_file(out / CONFIG, adapter_config(design.config()).encode())
     written = read_small(out / SPECTRA)

@@ -27,7 +27,7 @@ _CONV1D_LAYERS = ("c_attn", "c_fc", "c_proj", "q_attn")
 _OTHER_EMBEDDINGS = ("wpe", "embed_positions", "position_embeddings", "token_type_embeddings", "position_embedding",
                      "relative_attention_bias")  # fmt: skip
 _ROUTERS = ("gate", "router", "shared_expert_gate")
-_GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _check_complete(model: Checkpoint, base: Checkpoint) -> None:
 def _tied_head(model: Checkpoint, base: Checkpoint) -> str | None:
     """`lm_head` if neither checkpoint holds a head and the config ties one to the embedding."""
     architectures = model.config.get("architectures") or ()
-    generative = any(str(name).endswith(_GENERATIVE) for name in architectures)
+    generative = any(str(name).endswith(GENERATIVE) for name in architectures)
     stored = any(name.endswith(HEADS) for checkpoint in (model, base) for name in checkpoint.tensors)
     tied = model.config.get("tie_word_embeddings", model.config.get("text_config", {}).get("tie_word_embeddings", True))
     return "lm_head" if generative and tied and not stored else None
