@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from cli.conftest import Command
 from support.adapters import lora_state, write_adapter
 
 
-def test_info(cuvee: Command, here: Path) -> None:
+def test_info(cuvee: Any, here: Path) -> None:
     shapes = {f"model.layers.{i}.mlp.up_proj": (12, 8) for i in (0, 1, 3)}
     write_adapter(here / "mine", lora_state(shapes), base_model_name_or_path="org/base", revision="v2")
     said = cuvee("lora", "info", "mine")
@@ -20,7 +20,7 @@ def test_info(cuvee: Command, here: Path) -> None:
     assert facts["groups"][0]["layers"] == [0, 1, 3]
 
 
-def test_info_of_what_is_none(cuvee: Command, here: Path) -> None:
+def test_info_of_what_is_none(cuvee: Any, here: Path) -> None:
     (here / "empty").mkdir()
     said = cuvee("lora", "info", "empty")
     assert said.code == 2
