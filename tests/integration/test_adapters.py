@@ -411,6 +411,16 @@ def test_an_adapter_alone_falls_back_to_the_recipes_base(llama: Family, tmp_path
         cuvee.plan({"merge_method": "passthrough", "models": [{"model": str(adapter)}]})
 
 
+def test_the_fingerprint_knows_the_scaling(llama: Family, tmp_path: Path) -> None:
+    """Alpha is in the config and not in the header of the weights, and changes every value."""
+    prints = set()
+    for alpha in (8, 16):
+        adapter = write_adapter(tmp_path / str(alpha), lora_state({"lm_head": (128, 16)}), lora_alpha=alpha)
+        recipe = {"merge_method": "passthrough", "models": [{"model": f"{llama.path('base')}+{adapter}"}]}
+        prints.add(cuvee.plan(recipe).models[0].fingerprint)
+    assert len(prints) == 2
+
+
 def test_a_mapping_for_paths_with_a_plus(llama: Family, tmp_path: Path) -> None:
     import shutil
 
