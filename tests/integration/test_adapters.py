@@ -48,6 +48,16 @@ def config_of(kind: str) -> Any:
         return t.GPT2Config(
             n_embd=16, n_layer=2, n_head=2, vocab_size=40, n_positions=32, architectures=["GPT2LMHeadModel"]
         )
+    if kind == "vit":
+        return t.ViTConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=8,
+            patch_size=4, architectures=["ViTForImageClassification"],
+        )  # fmt: skip
+    if kind == "classifier":
+        return t.LlamaConfig(
+            **SMALL, intermediate_size=32, num_labels=3, pad_token_id=0,
+            architectures=["LlamaForSequenceClassification"],
+        )  # fmt: skip
     if kind == "mixtral":
         return t.MixtralConfig(**SMALL, intermediate_size=24, num_local_experts=3, architectures=["MixtralForCausalLM"])
     if kind == "qwen3_moe":
@@ -105,6 +115,9 @@ CASES: dict[str, tuple[str, Callable[[], Any], int]] = {
     "lora_bias": ("llama-bias", lora(target_modules=["q_proj"], lora_bias=True), 4),
     "Conv1D": ("gpt2", lora(target_modules=["c_attn", "c_proj"], fan_in_fan_out=True), 6),
     "Conv1D with DoRA": ("gpt2", lora(target_modules=["c_fc", "c_proj"], fan_in_fan_out=True, use_dora=True), 6),
+    "convolution": ("vit", lora(target_modules=["query", "projection"], modules_to_save=["classifier"]), 3),
+    "convolution with DoRA": ("vit", lora(target_modules=["projection"], use_dora=True), 1),
+    "a task's head": ("classifier", lora(target_modules=["q_proj"], task_type="SEQ_CLS"), 3),
     "trainable tokens": ("llama", lora(target_modules=["q_proj"], trainable_token_indices=[3, 39]), 3),
     "trainable tokens, tied": ("llama-tied", lora(target_modules=["q_proj"], trainable_token_indices=[3, 39]), 3),
     "only tokens": ("llama", other("TrainableTokensConfig", token_indices=[0, 5], target_modules=["embed_tokens"]), 1),
