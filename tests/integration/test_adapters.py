@@ -48,6 +48,16 @@ def config_of(kind: str) -> Any:
         return t.GPT2Config(
             n_embd=16, n_layer=2, n_head=2, vocab_size=40, n_positions=32, architectures=["GPT2LMHeadModel"]
         )
+    if kind == "vit":
+        return t.ViTConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=8,
+            patch_size=4, architectures=["ViTForImageClassification"],
+        )  # fmt: skip
+    if kind == "classifier":
+        return t.LlamaConfig(
+            **SMALL, intermediate_size=32, num_labels=3, pad_token_id=0,
+            architectures=["LlamaForSequenceClassification"],
+        )  # fmt: skip
     if kind == "mixtral":
         return t.MixtralConfig(**SMALL, intermediate_size=24, num_local_experts=3, architectures=["MixtralForCausalLM"])
     if kind == "qwen3_moe":
@@ -105,6 +115,9 @@ CASES: dict[str, tuple[str, Callable[[], Any], int]] = {
     "lora_bias": ("llama-bias", lora(target_modules=["q_proj"], lora_bias=True), 4),
     "Conv1D": ("gpt2", lora(target_modules=["c_attn", "c_proj"], fan_in_fan_out=True), 6),
     "Conv1D with DoRA": ("gpt2", lora(target_modules=["c_fc", "c_proj"], fan_in_fan_out=True, use_dora=True), 6),
+    "convolution": ("vit", lora(target_modules=["query", "projection"], modules_to_save=["classifier"]), 3),
+    "convolution with DoRA": ("vit", lora(target_modules=["projection"], use_dora=True), 1),
+    "a task's head": ("classifier", lora(target_modules=["q_proj"], task_type="SEQ_CLS"), 3),
     "trainable tokens": ("llama", lora(target_modules=["q_proj"], trainable_token_indices=[3, 39]), 3),
     "trainable tokens, tied": ("llama-tied", lora(target_modules=["q_proj"], trainable_token_indices=[3, 39]), 3),
     "only tokens": ("llama", other("TrainableTokensConfig", token_indices=[0, 5], target_modules=["embed_tokens"]), 1),
@@ -409,6 +422,16 @@ def test_an_adapter_alone_falls_back_to_the_recipes_base(llama: Family, tmp_path
     assert_close(load_checkpoint(tmp_path / "alone"), load_checkpoint(tmp_path / "both"), within=0)
     with pytest.raises(PlanError, match="nothing says on which base"):
         cuvee.plan({"merge_method": "passthrough", "models": [{"model": str(adapter)}]})
+
+
+def test_the_fingerprint_knows_the_scaling(llama: Family, tmp_path: Path) -> None:
+    """Alpha is in the config and not in the header of the weights, and changes every value."""
+    prints = set()
+    for alpha in (8, 16):
+        adapter = write_adapter(tmp_path / str(alpha), lora_state({"lm_head": (128, 16)}), lora_alpha=alpha)
+        recipe = {"merge_method": "passthrough", "models": [{"model": f"{llama.path('base')}+{adapter}"}]}
+        prints.add(cuvee.plan(recipe).models[0].fingerprint)
+    assert len(prints) == 2
 
 
 def test_a_mapping_for_paths_with_a_plus(llama: Family, tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ class _Merge:
             read=read,
             map=self.block_map,
             align=row_length(op.shape, spec.scope),
+            grain=_grain(op),
         )
 
     def read(self, start: int, stop: int, *, wide: bool = False) -> tuple[Block, Any]:

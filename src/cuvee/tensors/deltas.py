@@ -17,7 +17,7 @@ from cuvee.tensors import sources
 
 Array = np.ndarray[Any, Any]
 
-_TILE_ELEMENTS = 1 << 15  # rows are multiplied in tiles of about so many elements
+_TILE_ELEMENTS = 1 << 16  # rows are multiplied in tiles of about so many elements
 
 
 @dataclass(frozen=True, slots=True)

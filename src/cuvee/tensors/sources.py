@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, Union
 
 import numpy as np
@@ -145,6 +145,20 @@ def stored_pieces(source: Source) -> Iterator[Stored]:
         yield source
     for child in source.children:
         yield from stored_pieces(child)
+
+
+def spelled(source: Source) -> str:
+    """What a source is made of, without the names of files: equal texts mean equal expressions of equal places."""
+    if isinstance(source, Stored):
+        return str(source.offset)
+    values = ((field.name, getattr(source, field.name)) for field in fields(source))
+    plain = ",".join(f"{name}={value!r}" for name, value in values if not _is_source(value))
+    return f"{plain}({','.join(map(spelled, source.children))})"
+
+
+def _is_source(value: object) -> bool:
+    first = value[0] if isinstance(value, tuple) and value else value
+    return hasattr(first, "children")
 
 
 def is_verbatim(source: Source) -> bool:

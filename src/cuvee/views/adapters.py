@@ -17,6 +17,7 @@ from cuvee.layout.facts import HEADS, LANGUAGE_CONFIGS
 from cuvee.layout.layout import tied_embedding
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.location import Location
+from cuvee.tensors.reference import WITH_ADAPTER
 from cuvee.tensors.sources import Source
 from cuvee.views.adapter_experts import expert_updates
 from cuvee.views.adapter_names import BaseNames
@@ -176,5 +177,5 @@ def _location(base: Checkpoint, adapter: Adapter, hidden: str, *, brings_tokens:
         base.location,
         {name: (adapter.location, name) for name in tokenizer},
         {hidden: (adapter.location, adapter.weight_file[0])} if hidden else {},
-        f"{base.identity} + {adapter.identity}",
+        f"{base.identity}{WITH_ADAPTER}{adapter.identity}",
     )

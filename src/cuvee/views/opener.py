@@ -7,6 +7,7 @@ vocabularies) is not known here.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,11 +28,18 @@ class Opener:
     Args:
         base_model: the recipe's base model: that of adapters that do not name their own.
         options: says where downloads are kept.
+        seen: the views that are put on a model before its adapters.
 
     """
 
-    def __init__(self, base_model: ModelRef | None, options: MergeOptions) -> None:
+    def __init__(
+        self,
+        base_model: ModelRef | None,
+        options: MergeOptions,
+        seen: Callable[[Checkpoint], Checkpoint] = lambda checkpoint: checkpoint,
+    ) -> None:
         self._base_model = base_model
+        self._seen = seen
         self._downloads = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
         self._converted = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
         self._locations: dict[ModelRef, Location] = {}
@@ -53,7 +61,7 @@ class Opener:
                 base = self._model(self._base_of(ref, (*asked, ref)), (*asked, ref))
                 self._models[ref] = with_adapter(base, self.adapter(ref), str(ref))
             else:
-                self._models[ref] = open_checkpoint(location, str(ref), self._converted)
+                self._models[ref] = self._seen(open_checkpoint(location, str(ref), self._converted))
         return self._models[ref]
 
     def _base_of(self, ref: ModelRef, asked: tuple[ModelRef, ...]) -> ModelRef:
