@@ -1,7 +1,4 @@
-"""Stacks and layers from tensor names: the first number in a dotted name is the layer, what stands before it the stack.
-
-Later numbers (experts, sub-layers) stay inside their layer. Shapes and configs are not looked at here.
-"""
+"""Stacks and layers of a checkpoint, gathered from its tensors' names."""
 
 from __future__ import annotations
 
@@ -11,37 +8,13 @@ from functools import cached_property
 from typing import Any
 
 from cuvee.layout.facts import (
-    BEFORE_LAYERS,
     EMBEDDINGS,
     HEADS,
     LANGUAGE_CONFIGS,
     LAYER_COUNT_KEYS,
     PER_LAYER_LISTS,
 )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor stands: in layer `layer` of `stack`, called `rest` there; `stack` is None outside all layers."""
-
-    stack: str | None
-    layer: int
-    rest: str
-
-    def name(self, layer: int | None = None) -> str:
-        """The tensor's name, in another layer if one is given."""
-        if self.stack is None:
-            return self.rest
-        return f"{self.stack}.{self.layer if layer is None else layer}.{self.rest}"
-
-
-def place_of(name: str) -> Place:
-    """Where the tensor called `name` stands."""
-    parts = name.split(".")
-    for position, part in enumerate(parts):
-        if part.isdecimal() and 0 < position < len(parts) - 1:
-            return Place(".".join(parts[:position]), int(part), ".".join(parts[position + 1 :]))
-    return Place(None, 0, name)
+from cuvee.layout.names import Place, ends_with, place_of
 
 
 @dataclass(frozen=True)
@@ -94,16 +67,11 @@ def layout_of(names: Iterable[str]) -> Layout:
     return Layout({name: place_of(name) for name in names})
 
 
-def acts_before_layers(name: str) -> bool:
-    """Whether a tensor outside the layers acts before them (embeddings) rather than after (final norm, head)."""
-    return not name.endswith(HEADS) and any(part in name for part in BEFORE_LAYERS)
-
-
 def tied_embedding(names: Iterable[str], head: str) -> str | None:
     """The embedding that the absent `head` is tied to, if `head` is a head and there is one embedding."""
-    if not head.endswith(HEADS):
+    if not ends_with(head, HEADS):
         return None
-    found = [name for name in names if name.endswith(EMBEDDINGS) and place_of(name).stack is None]
+    found = [name for name in names if ends_with(name, EMBEDDINGS) and place_of(name).stack is None]
     return found[0] if len(found) == 1 else None
 
 

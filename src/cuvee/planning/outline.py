@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from cuvee.errors import PlanError
 from cuvee.layout.facts import MODULES
-from cuvee.layout.layout import Layout, acts_before_layers, layout_of, tied_embedding
+from cuvee.layout.layout import Layout, layout_of, tied_embedding
+from cuvee.layout.names import acts_before_layers
 from cuvee.recipe.schema import ModuleRecipe, Recipe, SliceRecipe
 from cuvee.recipe.yaml_marks import Marks
 from cuvee.tensors.checkpoint import Checkpoint

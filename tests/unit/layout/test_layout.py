@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from cuvee.layout.layout import Place, acts_before_layers, layer_edits, layout_of, place_of, tied_embedding
+from cuvee.layout.layout import layer_edits, layout_of, tied_embedding
+from cuvee.layout.names import Place, acts_before_layers, place_of
 
 # Names as transformers writes them -> stack, layer, name within the layer.
 INSIDE = {
