@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cuvee.layout.facts import BEFORE_LAYERS, HEADS
+from cuvee.layout.facts import BEFORE_LAYERS, DERIVED_BUFFERS, DERIVED_MASKS, HEADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +45,8 @@ def ends_with(name: str, endings: Iterable[str]) -> bool:
 def acts_before_layers(name: str) -> bool:
     """Whether a tensor outside the layers acts before them (embeddings) rather than after (final norm, head)."""
     return not ends_with(name, HEADS) and any(part in name for part in BEFORE_LAYERS)
+
+
+def is_derived(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is a buffer that the model computes for itself, from its config or not at all."""
+    return ends_with(name, DERIVED_BUFFERS) or (len(shape) == 4 and ends_with(name, DERIVED_MASKS))
