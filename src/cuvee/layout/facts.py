@@ -43,6 +43,9 @@ HEADS = (
     "lm_head.decoder.weight", "generator_lm_head.weight", "lm_loss.weight", "pred_layer.proj.weight",
     "vocab_projector.weight", "^decoder.weight", "^head.weight",
 )  # fmt: skip
+# What encoder and decoder share, and the names under which it may be stored once more.
+SHARED = "shared.weight"
+SHARED_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 # Tensors with one entry a token that are not matrices.
 VOCABULARY_BIASES = (
     "lm_head.bias", "predictions.bias", "predictions.decoder.bias", "lm_head.decoder.bias", "final_logits_bias",

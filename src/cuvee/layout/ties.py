@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cuvee.layout.configs import Path, parts, roles, ties_embeddings
-from cuvee.layout.facts import EMBEDDINGS, HEAD_NAMES, HEADS, MODELS_WITH_HEADS
+from cuvee.layout.facts import EMBEDDINGS, HEAD_NAMES, HEADS, MODELS_WITH_HEADS, SHARED, SHARED_COPIES
 from cuvee.layout.names import ends_with, place_of
 
 
@@ -23,13 +23,25 @@ def input_embedding(names: Iterable[str]) -> str | None:
         if ends_with(name, EMBEDDINGS) and place_of(name).stack is None and not roles(name) & {"vision", "audio"}
     ]
     if len(found) > 1:  # T5 and BART store what encoder and decoder share once more under their own names
-        found = [name for name in found if name.endswith("shared.weight")] or found
+        found = [name for name in found if ends_with(name, (SHARED,))] or found
     return found[0] if len(found) == 1 else None
 
 
 def tied_embedding(names: Iterable[str], head: str) -> str | None:
     """The embedding that the absent `head` is tied to, if `head` is a head and there is one embedding."""
     return input_embedding(names) if is_head(head) else None
+
+
+def copies_of_embedding(names: Iterable[str], embedding: str) -> list[str]:
+    """The tensors that hold the same values as the input embedding if the model's embeddings are tied.
+
+    The head, and the embeddings of encoder and decoder beside the one that they share.
+    """
+    return [
+        name
+        for name in names
+        if name != embedding and (is_head(name) or (ends_with(embedding, (SHARED,)) and ends_with(name, SHARED_COPIES)))
+    ]
 
 
 def needs_head(config: Mapping[str, Any]) -> bool:
