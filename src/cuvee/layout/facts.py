@@ -74,7 +74,7 @@ ROLES = {
     "text": "text", "language": "text", "llm": "text", "lm": "text", "thinker": "text",
     "vision": "vision", "visual": "vision", "image": "vision", "vit": "vision", "video": "vision", "pixel": "vision",
     "audio": "audio", "speech": "audio", "sound": "audio", "codec": "audio", "mimi": "audio",
-    "encoder": "encoder", "decoder": "decoder", "qformer": "qformer", "talker": "talker", "depth": "depth",
+    "encoder": "encoder", "decoder": "decoder", "qformer": "qformer", "talker": "talker",
     "perceiver": "perceiver", "generator": "generator", "backbone": "backbone",
 }  # fmt: skip
 # Nested tables of configs that say nothing of a part of the model.

@@ -95,7 +95,7 @@ def check_kinds(cut: Cut, base: Checkpoint) -> None:
         return
     for position, build in enumerate(cut.builds):
         expected = _expected(known, position)
-        if build != expected:
+        if expected is not None and build != expected:
             raise PlanError(
                 f"layer {position} of the output would be of another kind than its config says",
                 expected=f"a layer like {position % len(known)} of {base.name}, whose config computes kinds of layers"
@@ -105,15 +105,18 @@ def check_kinds(cut: Cut, base: Checkpoint) -> None:
             )
 
 
-def _expected(known: Sequence[frozenset[str]], position: int) -> frozenset[str]:
-    """The kind at a position; beyond the end, the shortest pattern that the second half of the stack repeats."""
+def _expected(known: Sequence[frozenset[str]], position: int) -> frozenset[str] | None:
+    """The kind at a position; beyond the end, what the shortest pattern that the second half repeats goes on to.
+
+    None where there is no such pattern: then nothing is known.
+    """
     if position < len(known):
         return known[position]
     half = len(known) // 2
-    period = next(
-        (p for p in range(1, half + 1) if all(known[i] == known[i - p] for i in range(half, len(known)))), len(known)
-    )
-    return known[len(known) - period + (position - len(known)) % period]
+    for period in range(1, half + 1):
+        if all(known[i] == known[i - period] for i in range(half, len(known))):
+            return known[len(known) - period + (position - len(known)) % period]
+    return None
 
 
 def _example(build: frozenset[str], expected: frozenset[str]) -> str:
