@@ -4,8 +4,8 @@
 
     report = cuvee.merge("recipe.yml", "merged")
 
-`merge`, `plan`, `describe`, `MergeOptions`, `MergeReport`, `Recipe`, `load_recipe` and `CuveeError` are the public names. They are
-loaded on first use, so that `import cuvee` and `cuvee --help` stay quick.
+`merge`, `plan`, `describe`, `MergeOptions`, `MergeReport`, `Recipe`, `load_recipe` and `CuveeError` are the public
+names. They are loaded on first use, so that `import cuvee` and `cuvee --help` stay quick.
 """
 
 from __future__ import annotations

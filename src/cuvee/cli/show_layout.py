@@ -15,7 +15,9 @@ from cuvee.tensors.dtypes import name_of
 def layout(tree: Tree) -> None:
     """The tree of a checkpoint."""
     facts = [*tree.architectures, f"{_count(tree.parameters)} parameters", ", ".join(map(name_of, tree.dtypes))]
-    root = Drawing(f"[bold]{escape(tree.name)}[/]  {escape(', '.join(facts))}", guide_style="dim")
+    console = terminal()
+    console.print(escape(", ".join(facts)), soft_wrap=True)
+    root = Drawing(f"[bold]{escape(tree.name)}[/]", guide_style="dim")
     _add(root, tree.before, tree.dtypes)
     for stack in tree.stacks:
         counted = f"  [dim]{escape('; '.join(stack.counted_by))}[/]" if stack.counted_by else ""
@@ -25,7 +27,7 @@ def layout(tree: Tree) -> None:
             note = f"  [yellow]{group.note}[/]" if group.note else ""
             _add(branch.add(f"{word} {group.numbers.replace(',', ', ')}{note}"), group.rows, tree.dtypes)
     _add(root, tree.after, tree.dtypes)
-    terminal().print(root, soft_wrap=True)
+    console.print(root)
 
 
 def _add(branch: Drawing, rows: Iterable[Row], dtypes: tuple[str, ...]) -> None:
