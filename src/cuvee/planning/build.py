@@ -11,6 +11,7 @@ from cuvee.errors import CheckpointError, PlanError
 from cuvee.layout.configs import parts, ties_embeddings
 from cuvee.layout.edits import layer_edits
 from cuvee.layout.layout import layout_of
+from cuvee.layout.names import is_derived
 from cuvee.layout.ties import input_embedding, is_head, untied_edits
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
@@ -75,7 +76,7 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
         for op, wanted in zip(drafts, planned.tensors, strict=True)
         for model, position in zip(op.models, builder.order(wanted)[0], strict=True)
     }
-    return Plan(
+    plan = Plan(
         models=described,
         base=models[base],
         ops=ops,
@@ -83,11 +84,13 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
         seed=settings.seed,
         method=recipe.method,
         config_edits=_config_edits(planned, checkpoints[base]),
-        dropped=_dropped(checkpoints, models, used, recipe),
+        dropped=() if recipe.only is not None else _dropped(checkpoints, models, used, planned),
         decisions=planned.decisions,
         warnings=tuple(warnings),
         version=settings.version,
     )
+    _check_nothing_lost(recipe, plan)
+    return plan
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -255,14 +258,28 @@ def _gains_head(planned: Outline, base: Checkpoint) -> bool:
 
 
 def _dropped(
-    checkpoints: Checkpoints, models: Mapping[ModelRef, int], used: set[tuple[int, str | None]], recipe: Recipe
+    checkpoints: Checkpoints, models: Mapping[ModelRef, int], used: set[tuple[int, str | None]], planned: Outline
 ) -> tuple[tuple[int, str], ...]:
-    """Input tensors that no op uses although their model takes part: layers outside every slice."""
-    if recipe.only is not None:
-        return ()
+    """Input tensors that no op reads: outside every slice and module, or absent from other models.
+
+    A computed buffer that the output has from the base is not lost.
+    """
+    written = {wanted.name for wanted in planned.tensors}
     return tuple(
         (models[ref], name)
         for ref, checkpoint in checkpoints.items()
-        for name in checkpoint.tensors
-        if (models[ref], name) not in used
+        for name, source in checkpoint.tensors.items()
+        if (models[ref], name) not in used and not (name in written and is_derived(name, source.shape))
     )
+
+
+def _check_nothing_lost(recipe: Recipe, plan: Plan) -> None:
+    """Raises if whole models are merged and a tensor is neither used nor named by a decision: a fault of ours."""
+    if recipe.only is not None or any(
+        source.layer_range for m in recipe.modules for s in m.slices for source in s.sources
+    ):
+        return
+    decided = {name for decision in plan.decisions for name in decision.tensors}
+    lost = [name for _, name in plan.dropped if name not in decided] if len(recipe.modules) == 1 else []
+    if lost:
+        raise PlanError(f"{len(lost)} tensors would be lost", found=", ".join(lost[:3]), tensor=lost[0])

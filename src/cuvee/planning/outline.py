@@ -91,6 +91,8 @@ def outline(recipe: Recipe, checkpoints: Checkpoints, *, crimes: bool = False) -
             tensors.extend(_matched(recipe, module, group, layouts, rules))
     tensors.extend(_unclaimed(recipe, checkpoints, rules))
     _check_distinct(tensors)
+    if crimes:
+        _check_something_fits(home_of(recipe), checkpoints, tensors)
     return Outline(tuple(tensors), cuts, rules.decisions)
 
 
@@ -194,6 +196,20 @@ def _unclaimed(recipe: Recipe, checkpoints: Checkpoints, rules: Rules) -> Iterat
             rules.decide(f"copied from {checkpoints[home].name}: of no module that the recipe names", name)
             inputs = tuple(name if i == position else None for i in range(len(slice_.sources)))
             yield Wanted(name, inputs, module, slice_, 0.0, position)
+
+
+def _check_something_fits(home: ModelRef, checkpoints: Checkpoints, tensors: Sequence[Wanted]) -> None:
+    merged = {
+        source.model
+        for wanted in tensors
+        for source, own in zip(wanted.slice_.sources, wanted.inputs, strict=True)
+        if own is not None and wanted.copied is None
+    }
+    if strangers := [checkpoints[ref].name for ref in checkpoints if ref not in {home, *merged}]:
+        raise PlanError(
+            f"no tensor of {', '.join(strangers)} fits the others in name and shape",
+            fix="leave the model out; even with --allow-crimes there is nothing to merge",
+        )
 
 
 def _check_distinct(tensors: Sequence[Wanted]) -> None:
