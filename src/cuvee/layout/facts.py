@@ -51,20 +51,22 @@ VOCABULARY_BIASES = (
     "lm_head.bias", "predictions.bias", "predictions.decoder.bias", "lm_head.decoder.bias", "final_logits_bias",
     "vocab_projector.bias", "pred_layer.proj.bias", "lm_loss.bias", "^decoder.bias", "embed_out.bias",
 )  # fmt: skip
-# What the head is called where it is not `lm_head.weight`: the end of the embedding's name -> what takes its place.
+# The end of an embedding's name -> what the head is called, if the model has one.
 HEAD_NAMES = {
     "language_model.model.embed_tokens.weight": "language_model.lm_head.weight",
-    "gpt_neox.embed_in.weight": "embed_out.weight",
+    "embed_tokens.weight": "lm_head.weight", "shared.weight": "lm_head.weight", "wte.weight": "lm_head.weight",
+    "embed_in.weight": "embed_out.weight", "backbone.embeddings.weight": "lm_head.weight",
     "rwkv.embeddings.weight": "head.weight",
-}
+}  # fmt: skip
 # Parts of class names of models with a head that the config's `tie_word_embeddings` speaks of.
 MODELS_WITH_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # Buffers that a model computes for itself; older checkpoints hold them, newer ones do not. Those of the second line are
-# masks of four dimensions; biases of the same name are not meant.
+# counters, the third masks of four dimensions; biases of the same name are not meant.
 DERIVED_BUFFERS = (
     "inv_freq", "original_inv_freq", "cos_cached", "sin_cached", "position_ids", "token_type_ids", "masked_bias",
     "relative_position_index",
 )  # fmt: skip
+COUNTERS = ("num_batches_tracked",)
 DERIVED_MASKS = ("attn.bias", "attention.bias", "attn.attention.bias")
 # Config keys that hold the vocabulary's size; the first is what a config that names none would use.
 VOCABULARY_KEYS = ("vocab_size", "n_words")

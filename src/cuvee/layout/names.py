@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cuvee.layout.facts import BEFORE_LAYERS, DERIVED_BUFFERS, DERIVED_MASKS, HEADS
+from cuvee.layout.facts import BEFORE_LAYERS, COUNTERS, DERIVED_BUFFERS, DERIVED_MASKS, HEADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,4 +49,9 @@ def acts_before_layers(name: str) -> bool:
 
 def is_derived(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor is a buffer that the model computes for itself, from its config or not at all."""
-    return ends_with(name, DERIVED_BUFFERS) or (len(shape) == 4 and ends_with(name, DERIVED_MASKS))
+    return is_counter(name) or ends_with(name, DERIVED_BUFFERS) or (len(shape) == 4 and ends_with(name, DERIVED_MASKS))
+
+
+def is_counter(name: str) -> bool:
+    """Whether a tensor counts training steps, so that it differs between siblings and means nothing in a merge."""
+    return ends_with(name, COUNTERS)
