@@ -8,6 +8,8 @@ LAYER_COUNT_KEYS = (
     "num_encoder_layers", "num_decoder_layers", "encoder_num_hidden_layers", "decoder_num_hidden_layers",
     "num_blocks", "n_blocks", "num_layers_encoder",
 )  # fmt: skip
+# Config lists with an entry a layer that stand for the number of layers where no key holds it.
+LAYER_LISTS = ("layers_block_type", "block_types", "layer_types")
 # Where one key may count the layers of encoder and decoder, and the key that counts the decoder's alone.
 DECODER_COUNTS = {"num_layers": "num_decoder_layers"}
 # Words in the names of config lists that have one entry a layer.
@@ -23,7 +25,7 @@ REPEATED_PATTERNS = ("attention_types",)
 LAYER_INDEX_LISTS = (
     "mlp_only_layers", "moe_layers", "full_attn_idxs", "attn_layer_indices", "cross_attention_layers",
     "deepstack_visual_indexes", "fullatt_block_indexes", "global_attn_indexes", "hybrid_layer_ids", "dense_layers",
-    "altup_layers",
+    "ple_layer_ids", "full_attention_layers", "linear_attention_layers", "global_attention_layers",
 )  # fmt: skip
 # Config keys that count the first layers of a kind of their own.
 LEADING_LAYER_COUNTS = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "max_window_layers")

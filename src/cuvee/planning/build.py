@@ -234,7 +234,7 @@ def _config_edits(planned: Outline, base: Checkpoint) -> dict[str, Any]:
     for cut in planned.cuts.values():
         before = len(layout.stacks.get(cut.stack, ()))
         found = layer_edits(base.config, layout, cut.stack, cut.kept) if before else {}
-        if base.config and len(cut.kept) != before and len(cut.kept) not in found.values():
+        if base.config and len(cut.kept) != before and not found:
             raise PlanError(
                 f"config.json of {base.name} does not say that it has {before} layers",
                 fix="slice a model whose config.json holds its number of layers",
