@@ -5,10 +5,13 @@ Later numbers (experts, sub-layers) stay inside their layer. Shapes and configs 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cuvee.layout.facts import BEFORE_LAYERS, COUNTERS, DERIVED_BUFFERS, DERIVED_MASKS, HEADS
+
+_MODULE_FOLDER = re.compile(r"(\d+_\w+)/[^/]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,12 @@ def place_of(name: str) -> Place:
         if part.isdecimal() and 0 < position < len(parts) - 1:
             return Place(".".join(parts[:position]), int(part), ".".join(parts[position + 1 :]))
     return Place(None, 0, name)
+
+
+def folder_of(name: str) -> str | None:
+    """The module folder of a sentence-transformers checkpoint that a tensor or file is in: `2_Dense`."""
+    match = _MODULE_FOLDER.match(name)
+    return match[1] if match else None
 
 
 def ends_with(name: str, endings: Iterable[str]) -> bool:

@@ -16,6 +16,7 @@ from cuvee.recipe.schema import Recipe
 from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
 from cuvee.tensors.hub import open_location
 from cuvee.tensors.reference import ModelRef
+from cuvee.views.module_folders import with_module_folders
 from cuvee.views.tied import without_tied_copies
 
 
@@ -40,7 +41,7 @@ def open_stored(ref: ModelRef, options: MergeOptions) -> Checkpoint:
     """
     cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
     converted = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
-    return open_checkpoint(open_location(ref, cache), str(ref), converted)
+    return with_module_folders(open_checkpoint(open_location(ref, cache), str(ref), converted), converted)
 
 
 def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
