@@ -123,7 +123,30 @@ class Joined:
                 position += width
 
 
-Source = Union[Stored, Joined]  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One value all over, known without reading a file."""
+
+    value: int
+    dtype: str
+    shape: tuple[int, ...]
+    kind: Literal["constant"] = "constant"
+
+    @property
+    def children(self) -> tuple[Source, ...]:
+        """None: this is a leaf."""
+        return ()
+
+    def extents(self, start: int, stop: int) -> Iterator[Extent]:  # noqa: ARG002 - every node has it
+        """None."""
+        return iter(())
+
+    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:  # noqa: ARG002
+        """Elements [start, stop) as a fresh array of `dtype`."""
+        return np.full(stop - start, self.value, dtype)
+
+
+Source = Union[Stored, Joined, Constant]  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
 """Any node; `kind` tells them apart in JSON. Vocabulary rows, low-rank updates, dequantisation and merges of merges
 become further nodes."""
 
