@@ -82,6 +82,7 @@ def test_layers_beyond_the_count_are_no_layers() -> None:
     layout = stacks(config, model_layers=4)
     assert layout.stacks == {"model.layers": [0, 1, 2]}
     assert layer_edits(config, layout, "model.layers", (0, 1)) == {("num_hidden_layers",): 2}
+    assert stacks({"num_hidden_layers": 3}, model_layers=9).stacks == {"model.layers": list(range(9))}
     assert layer_edits({}, stacks({}, model_layers=4), "model.layers", (0,)) == {}
 
 
