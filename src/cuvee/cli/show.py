@@ -31,6 +31,11 @@ class _Terminal(Console):
             raise BrokenPipeError from None
 
 
+def terminal() -> Console:
+    """Where everything is printed."""
+    return _Terminal(highlight=False)
+
+
 def size(count: float) -> str:
     """Bytes with a unit of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -45,7 +50,7 @@ def report(done: MergeReport) -> None:
     console = _Terminal(highlight=False)
     speed = size((done.bytes_read + done.bytes_written) / max(done.seconds, 1e-9))
     memory = f", peak memory {size(done.peak_memory)}" if done.peak_memory else ""
-    dropped = f", {len(done.dropped)} dropped by the recipe" if done.dropped else ""
+    dropped = f", {len(done.dropped)} dropped" if done.dropped else ""
     console.print(
         f"[bold green]✓[/] {escape(str(done.out))}: {done.merged} tensors merged, {done.copied} copied{dropped}",
         soft_wrap=True,
@@ -53,6 +58,8 @@ def report(done: MergeReport) -> None:
     console.print(
         f"  read {size(done.bytes_read)}, wrote {size(done.bytes_written)} in {done.seconds:.2f} s ({speed}/s){memory}"
     )
+    for decision in done.decisions:
+        console.print(f"  {escape(_named(decision.tensors))}: {escape(decision.rule)}", soft_wrap=True)
 
 
 def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
@@ -72,8 +79,10 @@ def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
         "output", f"{len(planned.ops)} tensors, {planned.elements / 1e6:,.1f} M parameters in {_dtypes(dtypes)}"
     )
     facts.add_row("", f"{len(planned.ops) - planned.copied} merged, {planned.copied} copied without arithmetic")
+    for decision in planned.decisions:
+        facts.add_row("rule", escape(f"{_named(decision.tensors)}: {decision.rule}"))
     if planned.dropped:
-        facts.add_row("dropped", f"{len(planned.dropped)} input tensors that the recipe does not ask for")
+        facts.add_row("dropped", f"{len(planned.dropped)} input tensors that no output tensor is made of")
     facts.add_row(
         "files", f"{len(planned.shards)}: {planned.shards[0].name}" + (" ..." if len(planned.shards) > 1 else "")
     )
@@ -141,6 +150,10 @@ def methods_json(specs: Sequence[MethodSpec]) -> str:
         ],
         indent=2,
     )
+
+
+def _named(tensors: Sequence[str]) -> str:
+    return tensors[0] if len(tensors) == 1 else f"{len(tensors)} tensors ({tensors[0]}, ...)"
 
 
 def _elements(shape: tuple[int, ...]) -> int:

@@ -12,7 +12,8 @@ from typing import Literal
 
 from cuvee.errors import PlanError
 from cuvee.layout.facts import EMBEDDINGS, HEADS
-from cuvee.layout.layout import tied_embedding
+from cuvee.layout.names import ends_with
+from cuvee.layout.ties import tied_embedding
 from cuvee.lora.options import ExtractOptions
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, is_quantised
@@ -96,7 +97,7 @@ def _pairs(model: Checkpoint, base: Checkpoint, options: ExtractOptions) -> Iter
         origin = base.tensors.get(name) or base.tensors.get(tied_embedding(base.tensors, name) or "")
         module, _, leaf = name.rpartition(".")
         last = module.rpartition(".")[2]
-        vocabulary = name.endswith((*EMBEDDINGS, *HEADS))
+        vocabulary = ends_with(name, (*EMBEDDINGS, *HEADS))
         if origin is not None and origin.shape != tuned.shape:
             if not (vocabulary or leaf == "bias") or origin.shape[1:] != tuned.shape[1:]:
                 raise PlanError(
@@ -142,10 +143,10 @@ def _wanted(pair: Pair, options: ExtractOptions) -> bool:
     if any(re.search(pattern, pair.module) for pattern in options.exclude_regex):
         return False
     if options.skip_undecomposable and not pair.decomposable and not _matches(pair.name, options.save_module):
-        vocabulary = pair.name.endswith((*EMBEDDINGS, *HEADS))
+        vocabulary = ends_with(pair.name, (*EMBEDDINGS, *HEADS))
         if not vocabulary:
             return False
-    if not options.include_regex or pair.name.endswith((*EMBEDDINGS, *HEADS)):
+    if not options.include_regex or ends_with(pair.name, (*EMBEDDINGS, *HEADS)):
         return True
     return any(re.search(pattern, pair.module) for pattern in options.include_regex)
 
