@@ -75,7 +75,9 @@ def _page(opening: str, sections: Iterable[str]) -> str:
 
 
 def _command(name: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=f"cuvee {name}")
+    # click remembers a command's help flags from the first context it meets: let that be the one it has in use.
+    parent = click.Context(app, info_name="cuvee", **app.context_settings)
+    context = click.Context(command, info_name=name, parent=parent)
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     # click marks with \f where the text for people ends, and with \b paragraphs that keep their lines.
     text = inspect.cleandoc((command.help or "").split("\f")[0].replace("\b\n", ""))
