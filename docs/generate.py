@@ -126,6 +126,7 @@ def _inputs(spec: MethodSpec) -> str:
 
 def _parameter(parameter: Parameter) -> tuple[str, str, str, str]:
     kind = " or ".join(f"`{choice}`" for choice in parameter.choices) or parameter.kind.__name__
+    kind = " or ".join([kind, *(f"`{word}`" for word in parameter.words)])
     default = "" if parameter.default is None else f"`{str(parameter.default).lower()}`"
     return (
         f"`{parameter.name}`",

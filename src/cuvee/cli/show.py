@@ -132,6 +132,7 @@ def methods_json(specs: Sequence[MethodSpec]) -> str:
                         "required": p.required,
                         "default": None if p.required else p.default,
                         "choices": list(p.choices),
+                        "words": list(p.words),
                         "help": p.help,
                     }
                     for p in spec.parameters.values()
@@ -185,7 +186,7 @@ def _inputs(spec: MethodSpec) -> str:
 
 
 def _type(parameter: Parameter) -> str:
-    kind = " | ".join(map(str, parameter.choices)) or parameter.kind.__name__
+    kind = " | ".join((*map(str, parameter.choices or (parameter.kind.__name__,)), *parameter.words))
     return f"{kind}, per model" if parameter.per_model else kind
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from cuvee.methods.consensus import Consensus, Elect, add_up, elect_signs
 from cuvee.methods.registry import merge_method
-from cuvee.methods.sparsify import Drop, check_della, ranked_drop
+from cuvee.methods.sparsify import Drop, check_della
 from cuvee.methods.spec import Deltas, PerModel, Prepared
+from cuvee.methods.unbiased import DividedDrop, Rescale, ranked_drop
 from cuvee.numerics.block import Array
 
 _PAPER = "Deep et al. 2024, DELLA-Merging, arXiv:2406.11617"
@@ -16,13 +17,13 @@ _PAPER = "Deep et al. 2024, DELLA-Merging, arXiv:2406.11617"
 )
 def della(
     deltas: Deltas,
-    thin: Prepared[Drop],
+    thin: Prepared[Drop | DividedDrop],
     *,
     weight: PerModel[float],
     density: PerModel[float] = (1.0,),
     epsilon: PerModel[float] = (0.15,),
     normalize: bool = True,
-    rescale: bool = True,
+    rescale: Rescale = True,
     lambda_: float = 1.0,
     elect: Elect = "weighted",
     consensus_method: Consensus = "sum",
@@ -38,7 +39,8 @@ def della(
         density: Mean probability that an element of this model's task vector survives.
         epsilon: How far the probability moves from the mean; density +- epsilon must lie between 0 and 1.
         normalize: Divide each element by the sum of the weights that agree there.
-        rescale: Scale each thinned task vector back to its l1 norm.
+        rescale: Scale each thinned task vector back to its l1 norm, as in mergekit; `expected` divides each
+            survivor by the probability that it had, as in the paper.
         lambda_: Scales the merged task vector.
         elect: Whose sum decides the sign: that of the weighted task vectors, as in mergekit, or of the task vectors
             as they are, as in the paper (`unweighted`).
@@ -61,13 +63,13 @@ def della(
 )
 def della_linear(
     deltas: Deltas,
-    thin: Prepared[Drop],
+    thin: Prepared[Drop | DividedDrop],
     *,
     weight: PerModel[float],
     density: PerModel[float] = (1.0,),
     epsilon: PerModel[float] = (0.15,),
     normalize: bool = False,
-    rescale: bool = True,
+    rescale: Rescale = True,
     lambda_: float = 1.0,
     int8_mask: bool = False,
 ) -> Array:
@@ -80,7 +82,8 @@ def della_linear(
         density: Mean probability that an element of this model's task vector survives.
         epsilon: How far the probability moves from the mean; density +- epsilon must lie between 0 and 1.
         normalize: Divide by the sum of the weights.
-        rescale: Scale each thinned task vector back to its l1 norm.
+        rescale: Scale each thinned task vector back to its l1 norm, as in mergekit; `expected` divides each
+            survivor by the probability that it had, as in the paper.
         lambda_: Scales the merged task vector.
         int8_mask: Accepted for old recipes; without effect.
     """

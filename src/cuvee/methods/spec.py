@@ -54,6 +54,8 @@ class Parameter:
     default: Any
     """The default, or `REQUIRED`."""
     choices: tuple[Any, ...] = ()
+    words: tuple[str, ...] = ()
+    """Words that may stand in place of a value of `kind`: `bool | Literal["expected"]` has the word `expected`."""
     help: str = ""
 
     @property
@@ -169,11 +171,14 @@ def _parameter(method: str, argument: inspect.Parameter, hint: Any, help_text: s
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         hint = type(choices[0])
-    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)]
+    parts = [part for part in (get_args(hint) or (hint,)) if part is not type(None)]
+    words = tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
+    kinds = [part for part in parts if get_origin(part) is not Literal]
     if len(kinds) != 1 or kinds[0] not in (float, int, bool, str):
         raise MethodError(
             f"method {method!r}: cannot read the type of argument {argument.name!r}",
-            expected="float, int, bool, str, a Literal of those, PerModel[one of those], Weights, Deltas or Prepared",
+            expected="float, int, bool, str, a Literal of those, one of them or a Literal of words, PerModel[one of those], "
+            "Weights, Deltas or Prepared",
             found=str(hint),
             method=method,
             parameter=argument.name,
@@ -185,6 +190,7 @@ def _parameter(method: str, argument: inspect.Parameter, hint: Any, help_text: s
         per_model=per_model,
         default=argument.default[0] if isinstance(argument.default, tuple) else argument.default,
         choices=choices,
+        words=words,
         help=help_text,
     )
 
