@@ -159,8 +159,8 @@ def ties(
 
 
 def dare_linear(
-    case: Case, *, weight: Sequence[float], density: Sequence[float], normalize: bool, rescale: bool | str, lambda_: float,
-    int8_mask: bool,
+    case: Case, *, weight: Sequence[float], density: Sequence[float], normalize: bool, rescale: bool | str,
+    lambda_: float, int8_mask: bool,
 ) -> Expected:  # fmt: skip
     thinned, _ = _rescaled(case, _dropped(case, density), rescale, density)
     return _add_up(case, thinned, weight, normalize, lambda_)

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cuvee.api import MergeReport
 from cuvee.methods.spec import MethodSpec, Parameter
+from cuvee.methods.stages import STAGES
 from cuvee.planning.cost import Cost
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.tensors.dtypes import itemsize, name_of
@@ -93,7 +94,7 @@ def methods(specs: Sequence[MethodSpec]) -> None:
     """All methods, a line each."""
     table = Table("method", "models", "what it does", "parameters", box=box.SIMPLE_HEAD)
     for spec in specs:
-        names = ", ".join(name for name in spec.parameters if name != "int8_mask")
+        names = ", ".join(name for name in spec.parameters if name not in ("int8_mask", *STAGES))
         table.add_row(f"[bold]{spec.name}[/]", _inputs(spec), escape(spec.summary), names)
     _Terminal(highlight=False).print(table)
 

@@ -15,7 +15,8 @@ from cuvee.engine.partition import ranges, row_length
 from cuvee.errors import CheckpointError
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
-from cuvee.numerics.block import Block
+from cuvee.methods.stages import merger
+from cuvee.numerics.block import Array, Block
 from cuvee.numerics.random import derive_key
 from cuvee.numerics.scan import GRAIN, BlockMap, Range, Scan, grain_of
 from cuvee.planning.ops import TensorOp
@@ -108,12 +109,14 @@ class _Merge:
             scan = self.scan()
             prepared = (spec.prepare(scan, **{name: arguments[name] for name in spec.prepare_arguments}),)
 
+        method = merger(spec, self.scan, prepared, arguments)
+
         def merge(span: Range) -> None:
             self.work.check_stop()
-            merged = self.merged(span, prepared, arguments, wide=False)
+            merged = self.merged(span, method, wide=False)
             if not (self.work.allow_nonfinite or self.fits(merged)):
                 # Perhaps only a sum on the way was too large for float32.
-                merged = self.merged(span, prepared, arguments, wide=True)
+                merged = self.merged(span, method, wide=True)
                 if not self.fits(merged):
                     self.refuse_nonfinite(merged, *span)
             self.write(merged, span[0])
@@ -122,10 +125,10 @@ class _Merge:
         for _ in self.block_map(merge, spans):
             pass
 
-    def merged(self, span: Range, prepared: tuple[Any, ...], arguments: dict[str, Any], *, wide: bool) -> Any:
+    def merged(self, span: Range, method: Callable[[Block], Array], *, wide: bool) -> Any:
         """The merged values of a range; in float64 if `wide`."""
         block, base = self.read(*span, wide=wide)
-        result = self.spec.apply(block, *prepared, **arguments)
+        result = method(block)
         return result if base is None else result + base
 
     def fits(self, merged: Any) -> bool:

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 from cuvee.errors import MethodError
 from cuvee.methods.spec import Base, MethodSpec, Scope, read_signature
+from cuvee.methods.stages import with_stages
 
 F = TypeVar("F", bound=Callable[..., Any])
 _BUILT_IN = (
     "linear", "passthrough", "slerp", "nuslerp", "sphere", "task_arithmetic", "ties", "dare", "della", "breadcrumbs",
-    "sce", "model_stock", "nearswap", "arcee_fusion", "ram",
+    "sce", "model_stock", "nearswap", "arcee_fusion", "ram", "magmax", "tall", "norms", "geometric_median",
 )  # fmt: skip
 _specs: dict[str, MethodSpec] = {}
 _broken: dict[str, str] = {}  # plug-ins that could not be loaded, and why
@@ -70,7 +71,7 @@ def merge_method(
                 found=f"{known.apply.__module__} and {function.__module__}",
                 method=name,
             )
-        _specs[name] = spec
+        _specs[name] = with_stages(spec)
         return function
 
     return register

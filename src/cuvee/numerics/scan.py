@@ -67,6 +67,15 @@ class Scan:
         parts = self.each(lambda block: [to_float64_sum(array) for array in function(block)])
         return np.asarray(np.sum(np.array(parts, dtype=np.float64), axis=0))
 
+    def squares(self, function: Callable[[Block], Sequence[Array]] = tuple) -> np.ndarray[Any, Any]:
+        """The float64 sum of the squares of each array that `function` makes of a block; by default, of its own.
+
+        Ranges with values that are not finite count as nothing: what is merged of them is refused by name.
+        """
+        parts = self.each(lambda block: [dot64(array, array) for array in function(block)])
+        sums = np.array(parts, dtype=np.float64)
+        return np.asarray(np.sum(np.where(np.isfinite(sums), sums, 0.0), axis=0))
+
     def column_sums(self, pairs: Callable[[Block], Sequence[tuple[Array, Array]]]) -> list[Array]:
         """The float64 sums of products along the first dimension: one `[1, columns]` array for each pair of a block.
 
@@ -99,15 +108,20 @@ class Scan:
             for a, b, place in zip(low, high, places, strict=True)
         )
 
-    def gram(self) -> np.ndarray[Any, Any]:
-        """All dot products between the block's arrays, float64 `[models, models]`, symmetric."""
+    def gram(self, function: Callable[[Block], Sequence[Array]] = tuple) -> np.ndarray[Any, Any]:
+        """All dot products between the arrays that `function` makes of a block (by default, its own).
+
+        float64 `[arrays, arrays]`, symmetric.
+        """
 
         def dots(block: Block) -> list[float]:
-            return [dot64(block[i], block[j]) for i in range(self.models) for j in range(i + 1)]
+            arrays = function(block)
+            return [dot64(arrays[i], arrays[j]) for i in range(len(arrays)) for j in range(i + 1)]
 
         total = np.sum(np.array(self.each(dots), dtype=np.float64), axis=0)
-        gram: np.ndarray[Any, Any] = np.zeros((self.models, self.models))
-        gram[np.tril_indices(self.models)] = total
+        count = round((np.sqrt(8 * total.size + 1) - 1) / 2)
+        gram: np.ndarray[Any, Any] = np.zeros((count, count))
+        gram[np.tril_indices(count)] = total
         return np.asarray(gram + np.tril(gram, -1).T)
 
     def kth_largest(self, score: Callable[[Block], Sequence[Array]], ks: Sequence[int]) -> tuple[Cut, ...]:

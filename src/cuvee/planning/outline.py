@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cuvee.errors import PlanError
 from cuvee.layout.facts import MODULES
-from cuvee.layout.layout import Layout, acts_before_layers, layout_of, tied_embedding
+from cuvee.layout.layout import Layout, acts_before_layers, layout_of, place_of, tied_embedding
 from cuvee.recipe.schema import ModuleRecipe, Recipe, SliceRecipe
 from cuvee.recipe.yaml_marks import Marks
 from cuvee.tensors.checkpoint import Checkpoint
@@ -26,6 +26,12 @@ class Wanted:
     module: ModuleRecipe
     slice_: SliceRecipe
     t: float
+
+
+def depth_of(wanted: Wanted) -> float:
+    """Where in the model a tensor acts: as t in layers, 0 before them, 1 after them (final norm, head)."""
+    outside = place_of(wanted.name).stack is None
+    return 1.0 if outside and not acts_before_layers(wanted.name) else wanted.t
 
 
 @dataclass(frozen=True)
