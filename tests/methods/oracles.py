@@ -150,7 +150,7 @@ def task_arithmetic(
 
 def ties(
     case: Case, *, weight: Sequence[float], density: Sequence[float], normalize: bool, rescale: bool, lambda_: float,
-    int8_mask: bool, elect: str, consensus_method: str,
+    int8_mask: bool, elect: str, consensus_method: str, trim_scope: str,
 ) -> Expected:  # fmt: skip
     thinned = [_largest(delta, share) for delta, share in zip(case.deltas, density, strict=True)]
     thinned, scaled = _rescaled(case, thinned, rescale)

@@ -63,7 +63,9 @@ def test_a_signature_is_read_in_full() -> None:
         ("limit", "limit", int, False, None, ()),
         ("flag", "flag", bool, False, True, ()),
         ("rescale", "rescale", bool, False, True, ()),
-    ]
+        ("lines", "lines", float, False, 1.0, ()),
+        ("match_norm", "match_norm", bool, False, False, ()),
+    ], "stages follow every method that merges deltas from a base"
     assert [name for name, p in spec.parameters.items() if p.required] == ["weight"]
     assert {name: p.words for name, p in spec.parameters.items() if p.words} == {"rescale": ("expected",)}
     assert spec.parameters["weight"].help == "How much of it, told over two lines."

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from cuvee.engine.devices import Backend
 from cuvee.engine.files import ShardFiles
 from cuvee.engine.partition import ranges, row_length
+from cuvee.engine.survey import Surveyed
 from cuvee.errors import CheckpointError
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
@@ -42,6 +43,8 @@ class Work:
     model_names: tuple[str, ...]
     advance: Callable[[int], None]
     check_stop: Callable[[], None]
+    surveyed: Mapping[str, Surveyed] = field(default_factory=dict)
+    """By op, what its method knows of the whole model."""
 
 
 def serially(function: Callable[[Range], Any], spans: Iterable[Range]) -> Iterable[Any]:
@@ -57,6 +60,12 @@ def run_op(op: TensorOp, work: Work, block_map: BlockMap[Any] = serially) -> Non
         _copy(op, work)
     else:
         _Merge(op, work, get_method(op.method), block_map).run()
+
+
+def read_block(op: TensorOp, work: Work, start: int, stop: int) -> Block:
+    """A range of an op's tensor, as its method wants it."""
+    work.check_stop()
+    return _Merge(op, work, get_method(str(op.method)), serially).read(start, stop)[0]
 
 
 def blocks_in(op: TensorOp, block_elements: int) -> int:
@@ -105,7 +114,9 @@ class _Merge:
         op, spec = self.op, self.spec
         arguments: dict[str, Any] = dict(op.parameters)
         prepared: tuple[Any, ...] = ()
-        if spec.prepare is not None:
+        if op.name in self.work.surveyed:
+            prepared = (self.work.surveyed[op.name].prepared,)
+        elif spec.prepare is not None:
             scan = self.scan()
             prepared = (spec.prepare(scan, **{name: arguments[name] for name in spec.prepare_arguments}),)
 
@@ -169,7 +180,9 @@ class _Merge:
             base, *arrays = arrays
             for array in arrays:
                 np.subtract(array, base, out=array) if isinstance(array, np.ndarray) else array.sub_(base)
-        return Block(tuple(arrays), start, derive_key(work.seed, op.name)), base
+        surveyed = work.surveyed.get(op.name)
+        first = start + surveyed.start if surveyed else start
+        return Block(tuple(arrays), first, derive_key(work.seed, op.name)), base
 
     def write(self, merged: Any, start: int) -> None:
         """Rounds once and writes."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cuvee.engine.survey import Surveyed
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress, Silent
 
@@ -28,13 +29,19 @@ class _Job:
     folder: Path
     settings: EngineSettings
     locate: dict[str, Path]
+    surveyed: Mapping[str, Surveyed]
 
 
 _job: list[_Job] = []
 
 
 def run_in_processes(
-    plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str, Path], progress: Progress
+    plan: Plan,
+    folder: Path,
+    settings: EngineSettings,
+    locate: dict[str, Path],
+    surveyed: Mapping[str, Surveyed],
+    progress: Progress,
 ) -> None:
     """Runs all ops over `settings.processes` processes; the shard files exist."""
     job = _Job(
@@ -42,6 +49,7 @@ def run_in_processes(
         folder,
         replace(settings, processes=1, threads=settings.worker_threads),
         locate,
+        surveyed,
     )
     context = multiprocessing.get_context(_start_method())
     with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job,)) as pool:
@@ -85,4 +93,4 @@ def _run(ops: tuple[TensorOp, ...]) -> None:
     from cuvee.engine.execute import run_ops
 
     (job,) = _job
-    run_ops(job.plan, ops, job.folder, job.settings, job.locate, Silent())
+    run_ops(job.plan, ops, job.folder, job.settings, job.locate, job.surveyed, Silent())

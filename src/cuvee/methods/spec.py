@@ -61,6 +61,8 @@ class Parameter:
     by_depth: bool = False
     """Whether a gradient reaches from the first layer over the last one to what comes after it: the tensors after the
     layers then have its last value, not its first."""
+    stage: bool = False
+    """Whether it belongs to a stage after the method: where a recipe does not set it, it is not passed."""
     help: str = ""
 
     @property

@@ -19,12 +19,12 @@ from cuvee.numerics.block import Array, Block
 from cuvee.numerics.scan import Scan
 
 LINES = Parameter(
-    "lines", "lines", float, per_model=False, default=1.0, by_depth=True,
+    "lines", "lines", float, per_model=False, default=1.0, by_depth=True, stage=True,
     help="Factor of the merged task vector. `[a, b]` scales layer by layer on a straight line, from a in the first "
     "layer (and the embeddings) to b in the last one (and what follows it), as LiNeS does (arXiv:2410.17146).",
 )  # fmt: skip
 MATCH_NORM = Parameter(
-    "match_norm", "match_norm", bool, per_model=False, default=False,
+    "match_norm", "match_norm", bool, per_model=False, default=False, stage=True,
     help="Scale each tensor's merged task vector to the weighted mean of the norms of the models' (arXiv:2512.19320); "
     "`lambda` then has no effect on its size.",
 )  # fmt: skip

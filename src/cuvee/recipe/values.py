@@ -139,6 +139,8 @@ def _resolver(site: Site, same: _Same) -> Callable[[float, float, str], dict[str
     for parameter in same.spec.parameters.values():
         sources = inputs if parameter.per_model else (None,)
         chains = tuple(_chain(parameter, source, site) for source in sources)
+        if parameter.stage and not any(chain.values for chain in chains):
+            continue
         fixed[parameter.argument] = None
         if all(chain.constant for chain in chains):
             values = tuple(chain.at(0.0, "") for chain in chains)
