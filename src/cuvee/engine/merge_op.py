@@ -13,7 +13,7 @@ from cuvee.engine.devices import Backend
 from cuvee.engine.files import ShardFiles
 from cuvee.engine.partition import ranges, row_length
 from cuvee.engine.survey import Surveyed
-from cuvee.errors import CheckpointError
+from cuvee.errors import CheckpointError, MethodError
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.methods.stages import merger
@@ -140,6 +140,13 @@ class _Merge:
         """The merged values of a range; in float64 if `wide`."""
         block, base = self.read(*span, wide=wide)
         result = method(block)
+        if math.prod(result.shape) != span[1] - span[0]:  # else it would be written over its neighbours
+            raise MethodError(
+                f"method {self.spec.name!r} gives arrays of another shape than it gets",
+                expected=str(list(block[0].shape)),
+                found=str(list(result.shape)),
+                method=self.spec.name,
+            )
         return result if base is None else result + base
 
     def fits(self, merged: Any) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cuvee.engine.survey import Surveyed
+from cuvee.methods.own_file import files_of, load_methods
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress, Silent
 
@@ -30,6 +31,7 @@ class _Job:
     settings: EngineSettings
     locate: dict[str, Path]
     surveyed: Mapping[str, Surveyed]
+    method_files: tuple[Path, ...]
 
 
 _job: list[_Job] = []
@@ -50,6 +52,7 @@ def run_in_processes(
         replace(settings, processes=1, threads=settings.worker_threads),
         locate,
         surveyed,
+        files_of({op.method for op in plan.ops if op.method is not None}),
     )
     context = multiprocessing.get_context(_start_method())
     with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job,)) as pool:
@@ -87,6 +90,8 @@ def _chunks(ops: Sequence[TensorOp], processes: int) -> list[tuple[TensorOp, ...
 
 def _adopt(job: _Job) -> None:
     _job[:] = [job]
+    for file in job.method_files:
+        load_methods(file)
 
 
 def _run(ops: tuple[TensorOp, ...]) -> None:

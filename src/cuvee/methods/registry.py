@@ -68,7 +68,7 @@ def merge_method(
         if known is not None and known.apply.__module__ != function.__module__:
             raise MethodError(
                 f"two merge methods are called {name!r}",
-                found=f"{known.apply.__module__} and {function.__module__}",
+                found=" and ".join(f"{f.__module__} ({f.__code__.co_filename})" for f in (known.apply, function)),
                 method=name,
             )
         _specs[name] = with_stages(spec)
@@ -96,6 +96,11 @@ def get_method(name: str) -> MethodSpec:
         fix=f"did you mean {near[0]!r}?" if near else "`cuvee methods` explains each",
         method=name,
     )
+
+
+def methods_of(module: str) -> tuple[MethodSpec, ...]:
+    """The methods that a module registered."""
+    return tuple(spec for spec in _specs.values() if spec.apply.__module__ == module)
 
 
 def method_names() -> tuple[str, ...]:
