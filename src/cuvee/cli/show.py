@@ -110,7 +110,7 @@ def method(spec: MethodSpec) -> None:
     console.print(table)
     if spec.reference:
         console.print(f"Reference: {escape(spec.reference)}")
-    console.print(f"\nRecipe:\n{_example(spec)}", markup=False)
+    console.print(f"\nRecipe:\n{example_recipe(spec)}", markup=False)
 
 
 def methods_json(specs: Sequence[MethodSpec]) -> str:
@@ -201,7 +201,7 @@ def _default(parameter: Parameter) -> str:
     )
 
 
-def _example(spec: MethodSpec) -> str:
+def example_recipe(spec: MethodSpec) -> str:
     """A small recipe that uses the method."""
     values = {"weight": 0.5, "density": 0.5, "t": 0.5}
     needed = [p for p in spec.parameters.values() if p.required or p.name == "density"]

@@ -42,6 +42,8 @@ def arcee_fusion(weights: Weights, importance: Prepared[Importance]) -> Array:
 
     importance = |d| * KL(softmax(W_1 row) || softmax(W_0 row)); d stays where the importance is at least
     median + 1.5 (q_3 - q_1) over the tensor. Quantiles are exact.
+
+    Use it to carry the most telling changes of one model over to another without a parameter to tune.
     """
     base, other = weights
     delta = other - base

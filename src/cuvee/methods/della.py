@@ -34,6 +34,8 @@ def della(
     Within each row of d_i the probability to survive rises linearly with the rank of the magnitude, from p_i - eps_i to
     p_i + eps_i; then the sign election of `ties`. A vector is one row.
 
+    Use it as `dare_ties`, where the largest changes should rather survive.
+
     Args:
         weight: Strength of this model's task vector.
         density: Mean probability that an element of this model's task vector survives.
@@ -76,6 +78,8 @@ def della_linear(
     """Task arithmetic on task vectors thinned at random by rank.
 
     The masks of `della`; then W_0 + lambda * sum_i w_i d_i.
+
+    Use it as `dare_linear`, where the largest changes should rather survive.
 
     Args:
         weight: Strength of this model's task vector.

@@ -48,6 +48,8 @@ def geometric_median(
     others hardly moves it: as long as it has less than half of the weight, it cannot drag the result along. Two models
     of equal weight give their mean.
 
+    Use it for many models of unknown quality, of which a few may be broken.
+
     Args:
         weight: Share of this model; must not be negative.
         max_iter: Most steps towards the median.

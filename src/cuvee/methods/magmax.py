@@ -20,8 +20,9 @@ def magmax(deltas: Deltas, *, lambda_: float = 1.0) -> Array:
     """The base plus, element by element, the change of largest magnitude among the models.
 
     W_0 + lambda * d_k with k = argmax_i |d_i|. Where changes of opposite sign are equally large, the positive one is
-    taken, so that the order of the models does not matter. For models fine-tuned one after the other, or whose changes
-    hardly overlap.
+    taken, so that the order of the models does not matter.
+
+    Use it for models fine-tuned one after the other on a sequence of tasks.
 
     Args:
         lambda_: Scales the merged task vector; the paper uses 0.5 to 1.

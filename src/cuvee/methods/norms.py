@@ -54,6 +54,8 @@ def metagpt(
     losses where the loss is nearly linear around W_0 and the task vectors are orthogonal. A model that moved further
     counts more.
 
+    Use it for two or three models whose task vectors are of similar size, when there is nothing to validate on.
+
     Args:
         lambda_: Scales the merged task vector; 1 in the paper.
         norm_scope: Whether the norms are those of the whole `model`, as in the paper, or of each `tensor`.
@@ -75,6 +77,9 @@ def nan(deltas: Deltas, shares: Prepared[Coefficients], *, lambda_: float = 1.0,
     W_0 + lambda * sum_i c_i d_i with c_i = (1 / ||d_i||) / sum_k (1 / ||d_k||): coefficients estimated by inverse
     norms. Choices made here: the norms are those of the task vectors, and the coefficients sum to one; raise `lambda`
     for merges of many models. A model that did not move at all takes no share.
+
+    Use it where one model moved much further than the others and would drown them, when there is nothing to validate
+    on.
 
     Args:
         lambda_: Scales the merged task vector.

@@ -63,6 +63,9 @@ def sce(
     squares of the d_i there, normalised; s is the sign of the sum of the d_i; the result is the weighted mean of those
     with sign s.
 
+    Use it for models of different training (the paper fuses chat models), with select_topk around 0.1 to 0.5 and no
+    weights to tune.
+
     Args:
         select_topk: Fraction of positions to keep.
         uniform_below: If the mean squares add up to less than this, every model counts equally; 0 switches that off.

@@ -42,6 +42,8 @@ def consensus(
     mask); lambda * u stays where it matters to k models or more. Removes what serves no model and what serves one alone
     at the cost of the others. The paper has all w_i = 1.
 
+    Use it for merges of many models (the paper merges 8 to 20), where changes that serve one alone hurt the others.
+
     Args:
         weight: Strength of this model's task vector.
         threshold: How large this model's change must be against the sum of the others' to matter to it; the paper

@@ -36,6 +36,9 @@ def ties(
     u_i), zero counting as positive; the result is the sum of the u_i with sign s, divided by the sum of the w_i that
     agree if `normalize`.
 
+    Use it for three and more models that pull in different directions. Start at density 0.5 and compare with
+    `task_arithmetic`.
+
     Args:
         weight: Strength of this model's task vector.
         density: Fraction of this model's changes to keep; around 0.2 to 0.6 is usual.
