@@ -21,6 +21,9 @@ from cuvee.numerics.block import Block
 from cuvee.numerics.scan import BlockMap, Range, Scan, grain_of
 from cuvee.planning.ops import TensorOp
 
+_MOST_RANGES = 15  # as a power of 2: a selection keeps a few numbers of each range, so there must not be millions
+_LARGEST_GRAIN = 1 << 21
+
 ReadBlock = Callable[[TensorOp, int, int], Block]
 """Gives the block of a range of an op's tensor, as its method wants it."""
 
@@ -71,7 +74,7 @@ def _kin(op: TensorOp) -> tuple[Any, ...]:
 
 def _end_to_end(ops: Sequence[TensorOp], starts: Sequence[int], read: ReadBlock, block_map: BlockMap[Any]) -> Scan:
     """The ops' tensors as one long one."""
-    grain = grain_of(len(ops[0].sources))
+    grain = max(grain_of(len(ops[0].sources)), min(1 << (starts[-1] >> _MOST_RANGES).bit_length(), _LARGEST_GRAIN))
     spans: list[Range] = [
         (start + begin, start + end)
         for op, start in zip(ops, starts, strict=False)
