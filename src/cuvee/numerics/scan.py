@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cuvee.numerics.arrays import dot64, namespace, to_float64_sum, to_numpy
+from cuvee.numerics.arrays import dot64, namespace, to_float64_sum
 from cuvee.numerics.block import Array, Block
+from cuvee.numerics.dots import pairwise_dots
 from cuvee.numerics.select import Cut, select_kth_largest
 
 T = TypeVar("T")
@@ -89,36 +90,13 @@ class Scan:
             totals = [t + s for t, s in zip(totals, block_sums, strict=True)] if totals else list(block_sums)
         return totals
 
-    def quantiles(self, score: Callable[[Block], Array], fractions: Sequence[float]) -> tuple[float, ...]:
-        """The exact quantiles of a non-negative score over the tensor, linearly interpolated between neighbours."""
-        if len(self.ranges) == 1:
-            values = to_numpy(score(self.read(*self.ranges[0]))).astype(np.float64)
-            return tuple(float(q) for q in np.quantile(values, fractions))
-        last = self.size - 1
-        places = [fraction * last for fraction in fractions]
-        ranks = [rank for place in places for rank in (math.floor(place), math.ceil(place))]
-
-        def scores(block: Block) -> list[Array]:
-            return [score(block)] * len(ranks)
-
-        cuts = self.kth_largest(scores, [self.size - rank for rank in ranks])
-        low, high = cuts[::2], cuts[1::2]
-        return tuple(
-            a.value + (b.value - a.value) * (place - math.floor(place))
-            for a, b, place in zip(low, high, places, strict=True)
-        )
-
     def gram(self, function: Callable[[Block], Sequence[Array]] = tuple) -> np.ndarray[Any, Any]:
         """All dot products between the arrays that `function` makes of a block (by default, its own).
 
         float64 `[arrays, arrays]`, symmetric.
         """
-
-        def dots(block: Block) -> list[float]:
-            arrays = function(block)
-            return [dot64(arrays[i], arrays[j]) for i in range(len(arrays)) for j in range(i + 1)]
-
-        total = np.sum(np.array(self.each(dots), dtype=np.float64), axis=0)
+        parts = self.each(lambda block: pairwise_dots(tuple(function(block))))
+        total = np.sum(np.array(parts, dtype=np.float64), axis=0)
         count = round((np.sqrt(8 * total.size + 1) - 1) / 2)
         gram: np.ndarray[Any, Any] = np.zeros((count, count))
         gram[np.tril_indices(count)] = total
