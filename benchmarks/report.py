@@ -124,7 +124,7 @@ def markdown(results: Results) -> str:
     ]
     if rows := aims(results.records):
         parts += [
-            "Against mergekit's seconds for the same recipes on a quiet machine of two cores (meaningful at full size):",
+            "Against mergekit's seconds for the same recipes at full size on a quiet machine of two cores:",
             _markdown_table(AIM_COLUMNS, rows, words=1),
         ]
     if results.differences:
