@@ -12,7 +12,7 @@ from cuvee.methods.spec import Deltas, Prepared
 from cuvee.numerics.arrays import as_mask, sum_of
 from cuvee.numerics.block import Array, Block
 from cuvee.numerics.kept import KeptScores, keep_scores
-from cuvee.numerics.scan import Scan
+from cuvee.numerics.scan import Product, Scan
 from cuvee.numerics.select import KEEP_ALL, Cut
 
 
@@ -33,10 +33,10 @@ class Selection:
         variance = self.kept.of(deltas) if self.kept is not None and near else _variance(deltas)
         return as_mask(self.cut.keep(variance, deltas.start), deltas[0])
 
-    def squares(self, deltas: Block) -> list[Array]:
-        """Each model's squares at the selected positions."""
+    def squares(self, deltas: Block) -> list[Product]:
+        """Each model's squares at the selected positions, as products to be added up."""
         mask = self.mask(deltas)
-        return [delta * delta * mask for delta in deltas]
+        return [(delta, delta * mask) for delta in deltas]
 
 
 def select(scan: Scan, *, select_topk: float, uniform_below: float) -> Selection:
