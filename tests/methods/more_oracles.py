@@ -252,7 +252,8 @@ def _unbiased(
     for delta, thin, share, spread in zip(case.deltas, thinned, density, epsilon, strict=True):
         rows = np.reshape(np.abs(delta), (-1, delta.shape[-1] if delta.ndim else 1))
         columns = rows.shape[1]
-        rank = np.array([[(row < x).sum() + ((row == x).sum() - 1) / 2 for x in row] for row in rows])
+        smaller = np.array([(row < row[:, None]).sum(1) for row in rows])
+        rank = smaller + (np.array([(row == row[:, None]).sum(1) for row in rows]) - 1) / 2
         chance = share - spread + 2 * spread * rank / (columns - 1) if columns > 1 else np.full(rank.shape, share)
         scaled.append(np.asarray(thin / chance.reshape(thin.shape)))
     return scaled, True
