@@ -80,7 +80,7 @@ def pages() -> dict[str, str]:
     """The text of every page and picture made from code, by file name."""
     specs = [get_method(name) for name in method_names()]
     return {
-        "commands.md": _page(_COMMANDS, (_command(name, command) for name, command in sorted(app.commands.items()))),
+        "commands.md": _page(_COMMANDS, (_command(name, command) for name, command in sorted(_commands(app)))),
         "methods.md": _methods(specs),
         **{f"methods/{spec.name}.md": _method(spec) for spec in specs},
         **{f"methods/{spec.name}.svg": picture(spec) for spec in specs},
@@ -89,6 +89,15 @@ def pages() -> dict[str, str]:
 
 def _page(opening: str, sections: Iterable[str]) -> str:
     return "\n".join([_MADE + opening, *sections])
+
+
+def _commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command by its full name, those of groups too."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{before}{name} ")
+        else:
+            yield before + name, command
 
 
 def _command(name: str, command: click.Command) -> str:

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from cuvee.engine.allocator import keep_freed_blocks
 from cuvee.engine.devices import backends_for
 from cuvee.engine.files import ShardFiles, create_shards
-from cuvee.engine.merge_op import Work, blocks_in, read_block, run_op, serially
+from cuvee.engine.merge_op import Work, block_reader, blocks_in, run_op, serially
 from cuvee.engine.prefetch import Prefetcher, outgrows_memory
 from cuvee.engine.processes import can_fork, run_in_processes
 from cuvee.engine.survey import Surveyed, is_surveyed, survey
@@ -121,7 +121,7 @@ def _survey(
         ThreadPoolExecutor(threads, thread_name_prefix="cuvee", initializer=_quiet) as pool,
     ):
         try:
-            return survey(plan.ops, lambda op, *span: read_block(op, works[0], *span), _windowed_map(pool, 4 * threads))
+            return survey(plan.ops, lambda op: block_reader(op, works[0]), _windowed_map(pool, 4 * threads))
         except BaseException:
             stop.set()
             raise

@@ -12,6 +12,7 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from cuvee.engine.partition import ranges
@@ -24,8 +25,9 @@ from cuvee.planning.ops import TensorOp
 _MOST_RANGES = 15  # as a power of 2: a selection keeps a few numbers of each range, so there must not be millions
 _LARGEST_GRAIN = 1 << 21
 
-ReadBlock = Callable[[TensorOp, int, int], Block]
-"""Gives the block of a range of an op's tensor, as its method wants it."""
+BlockReader = Callable[[TensorOp], Callable[[int, int], Block]]
+"""Gives, for an op, what reads ranges of its tensor as its method wants them."""
+_OPEN = 64  # readers at hand: the ranges in progress lie in a few neighbouring tensors, and a reader may keep factors
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,12 @@ class Surveyed:
     start: int
 
 
-def survey(ops: Iterable[TensorOp], read: ReadBlock, block_map: BlockMap[Any]) -> dict[str, Surveyed]:
+def survey(ops: Iterable[TensorOp], reader: BlockReader, block_map: BlockMap[Any]) -> dict[str, Surveyed]:
     """For each op whose method is to be prepared for the whole model: the result, and the op's place in the model.
 
     Args:
         ops: all of a plan's ops, whichever of them are to be run.
-        read: reads a block.
+        reader: opens an op for reading.
         block_map: maps a function over ranges, in order.
     """
     groups: dict[tuple[Any, ...], list[TensorOp]] = {}
@@ -55,7 +57,7 @@ def survey(ops: Iterable[TensorOp], read: ReadBlock, block_map: BlockMap[Any]) -
             continue
         starts = [0, *itertools.accumulate(op.size for op in members)]
         arguments = {name: members[0].parameters[name] for name in spec.prepare_arguments}
-        prepared = spec.prepare(_end_to_end(members, starts, read, block_map), **arguments)
+        prepared = spec.prepare(_end_to_end(members, starts, reader, block_map), **arguments)
         found.update((op.name, Surveyed(prepared, start)) for op, start in zip(members, starts, strict=False))
     return found
 
@@ -72,7 +74,7 @@ def _kin(op: TensorOp) -> tuple[Any, ...]:
     return (op.method, op.models, op.has_base, *(op.parameters[name] for name in wanted))
 
 
-def _end_to_end(ops: Sequence[TensorOp], starts: Sequence[int], read: ReadBlock, block_map: BlockMap[Any]) -> Scan:
+def _end_to_end(ops: Sequence[TensorOp], starts: Sequence[int], reader: BlockReader, block_map: BlockMap[Any]) -> Scan:
     """The ops' tensors as one long one."""
     grain = max(grain_of(len(ops[0].sources)), min(1 << (starts[-1] >> _MOST_RANGES).bit_length(), _LARGEST_GRAIN))
     spans: list[Range] = [
@@ -81,11 +83,11 @@ def _end_to_end(ops: Sequence[TensorOp], starts: Sequence[int], read: ReadBlock,
         for begin, end in ranges(op.shape, "elements", grain)
     ]
 
+    opened = lru_cache(_OPEN)(lambda i: reader(ops[i]))
+
     def read_across(start: int, stop: int) -> Block:
         first, last = bisect_right(starts, start) - 1, bisect_right(starts, stop - 1)
-        parts = [
-            read(ops[i], max(start - starts[i], 0), min(stop, starts[i + 1]) - starts[i]) for i in range(first, last)
-        ]
+        parts = [opened(i)(max(start - starts[i], 0), min(stop, starts[i + 1]) - starts[i]) for i in range(first, last)]
         if len(parts) == 1:
             return Block(parts[0].arrays, start)
         joined = (namespace(arrays[0]).concat(arrays) for arrays in zip(*parts, strict=True))
