@@ -245,7 +245,7 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
         CuveeError: if any of it cannot be.
 
     """
-    loaded, warnings = load_recipe(recipe, strict=options.strict)
+    loaded, warnings = load_recipe(recipe, strict=options.strict, trust_remote_code=options.trust_remote_code)
     checkpoints = open_inputs(loaded, options)
     settings = PlanSettings(
         max_shard_bytes=parse_size(options.out_shard_size),

@@ -11,7 +11,7 @@ import pytest
 import cuvee
 from methods.oracles import Case
 from methods.recorded import CODES, RECIPES, RESULTS, inputs
-from methods.test_oracles import ORACLES
+from methods.test_oracles import oracle
 from support.checkpoints import DTYPES, Array
 from support.tiny_models import Family, load_checkpoint
 
@@ -34,7 +34,7 @@ def formula(name: str, family: Family, tensor: str) -> tuple[Array, Array]:
     recipe = RECIPES[name]
     arrays = [family.exact(model)[tensor] for model in recipe.models]
     base = family.exact("base")[tensor] if recipe.base else None
-    expected = ORACLES[recipe.method](Case(arrays, base, 0), **recipe.arguments())
+    expected = oracle(recipe.method, Case(arrays, base, 0), recipe.arguments())
     return expected.value, expected.unsure
 
 
