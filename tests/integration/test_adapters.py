@@ -385,6 +385,25 @@ def test_threads_and_budget_change_no_byte(method: str, llama: Family, tmp_path:
         assert tensor.tobytes() == runs[1][name].tobytes() == runs[2][name].tobytes(), name
 
 
+def test_torch_gives_the_same_to_a_rounding(llama: Family, tmp_path: Path) -> None:
+    references, _ = adapters_on(llama, tmp_path, count=2)
+    base = llama.path("base")
+    here = merge_many(references, base, tmp_path / "numpy", "ties", MergeOptions(), density=0.5)
+    there = merge_many(references, base, tmp_path / "torch", "ties", MergeOptions(device="torch:cpu"), density=0.5)
+    for name, tensor in here.items():
+        assert abs(there[name] - tensor).max() <= 1e-6 * abs(tensor).max(), name
+
+
+def test_a_plan_with_adapters_is_json(llama: Family, tmp_path: Path) -> None:
+    from cuvee.planning.ops import plan_from_json, plan_to_json
+
+    references, _ = adapters_on(llama, tmp_path, count=2)
+    planned = cuvee.plan({"merge_method": "linear", "models": [
+        {"model": reference, "parameters": {"weight": 1.0}} for reference in references
+    ]})  # fmt: skip
+    assert plan_from_json(plan_to_json(planned)).ops == planned.ops
+
+
 def test_the_base_is_read_once(llama: Family, tmp_path: Path) -> None:
     references, _ = adapters_on(llama, tmp_path)
     recipe = {
