@@ -466,6 +466,18 @@ def test_a_mapping_for_paths_with_a_plus(llama: Family, tmp_path: Path) -> None:
     assert_close(load_checkpoint(tmp_path / "out"), want, within=0)
 
 
+def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    from cuvee.errors import CheckpointError
+    from support.checkpoints import write_checkpoint
+
+    base = write_checkpoint(tmp_path / "base", {"m.q.weight": np.full((6, 8), 60000, np.float16)})
+    state = {"m.q.lora_A.weight": np.full((4, 8), 40, np.float32), "m.q.lora_B.weight": np.full((6, 4), 40, np.float32)}
+    adapter = write_adapter(tmp_path / "adapter", state)
+    with pytest.raises(CheckpointError, match="does not fit F16"):
+        passthrough(f"{base}+{adapter}", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_legacy_options_are_taken(llama: Family, tmp_path: Path) -> None:
     adapter = write_adapter(tmp_path / "a", lora_state({"lm_head": (128, 16)}))
     model = f"{llama.path('base')}+{adapter}"
