@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cuvee.engine.derive_op import derive_op
 from cuvee.engine.devices import Backend
 from cuvee.engine.files import ShardFiles
 from cuvee.engine.partition import ranges, row_length
@@ -52,9 +53,11 @@ def serially(function: Callable[[Range], Any], spans: Iterable[Range]) -> Iterab
 
 def run_op(op: TensorOp, work: Work, block_map: BlockMap[Any] = serially) -> None:
     """Writes one output tensor."""
-    if op.size == 0:
+    if op.derivation is not None:
+        derive_op(op, work, block_map)
+    elif op.size == 0:
         return
-    if op.method is None:
+    elif op.method is None:
         _copy(op, work)
     else:
         spec = get_method(op.method)
@@ -64,6 +67,8 @@ def run_op(op: TensorOp, work: Work, block_map: BlockMap[Any] = serially) -> Non
 
 def blocks_in(op: TensorOp, block_elements: int) -> int:
     """How many blocks an op has: what it can be shared out in."""
+    if op.derivation is not None:
+        return len(ranges(op.sources[0].shape, "rows", GRAIN))
     return 1 if op.method is None else len(_spans(op, get_method(op.method), block_elements))
 
 
