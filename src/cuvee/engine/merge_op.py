@@ -88,7 +88,7 @@ def blocks_in(op: TensorOp, block_elements: int) -> int:
     """How many blocks an op has: what it can be shared out in."""
     if op.derivation is not None:
         return len(ranges(op.sources[0].shape, "rows", GRAIN))
-    return 1 if op.method is None else len(ranges(op.shape, get_method(op.method).scope, block_elements, _grain(op)))
+    return 1 if op.method is None else len(_spans(op, get_method(op.method), block_elements))
 
 
 def _reads(op: TensorOp, spec: MethodSpec) -> tuple[list[Source], frozenset[int]]:
@@ -103,6 +103,13 @@ def _reads(op: TensorOp, spec: MethodSpec) -> tuple[list[Source], frozenset[int]
 
 def _grain(op: TensorOp) -> int:
     return max(map(grain_of, op.sources), default=1)
+
+
+def _spans(op: TensorOp, spec: MethodSpec, block_elements: int) -> tuple[Range, ...]:
+    """The blocks of an op; smaller ones where values are computed, which takes room in the cache beside them."""
+    grain = _grain(op)
+    wanted = block_elements if grain == 1 else max(block_elements // 2, min(grain, block_elements))
+    return ranges(op.shape, spec.scope, wanted, grain)
 
 
 def _copy(op: TensorOp, work: Work) -> None:
@@ -167,7 +174,7 @@ class _Merge:
                     self.refuse_nonfinite(merged, *span)
             self.write(merged, span[0])
 
-        spans = ranges(op.shape, spec.scope, self.work.block_elements, _grain(op))
+        spans = _spans(op, spec, self.work.block_elements)
         for _ in self.block_map(merge, spans):
             pass
 
