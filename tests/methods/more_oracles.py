@@ -178,7 +178,8 @@ def arcee_fusion(case: Case) -> Expected:
     p, q = softmax(other), softmax(base)
     divergence = np.maximum((p * np.log(p / q)).sum(-1, keepdims=True), 0.0)
     importance = np.abs(other - base) * divergence
-    q1, q2, q3 = np.quantile(importance, [0.25, 0.5, 0.75])
+    ordered, n = np.sort(importance.ravel()), importance.size
+    q1, q2, q3 = ordered[max(int(0.25 * n), 1) - 1], ordered[(n + 1) // 2 - 1], ordered[max(int(0.75 * n), 1) - 1]
     bound = q2 + 1.5 * (q3 - q1)
     merged = base + (other - base) * (importance >= bound)
     unsure = (np.abs(importance - bound) <= 1e-5 * bound) & (bound > 0)

@@ -77,17 +77,10 @@ def keep_scores(scan: Scan, score: Callable[[Block], Array]) -> KeptScores | Non
     return KeptScores(np.concatenate(scan.each(lambda block: to_numpy(score(block)).reshape(-1))))
 
 
-def quantiles(scan: Scan, score: Callable[[Block], Array], fractions: tuple[float, ...]) -> tuple[float, ...]:
-    """The exact quantiles of a non-negative score over the tensor, linearly interpolated between neighbours."""
-    places = [fraction * (scan.size - 1) for fraction in fractions]
-    ranks = [rank for place in places for rank in (math.floor(place), math.ceil(place))]
+def of_ranks(scan: Scan, score: Callable[[Block], Array], ranks: Sequence[int]) -> tuple[float, ...]:
+    """The values of a non-negative score that have these ranks among all of the tensor; the smallest has rank 0."""
     kept = keep_scores(scan, score)
     if kept is not None:
-        values = [value for pair in kept.ranked(list(zip(ranks[::2], ranks[1::2], strict=True))) for value in pair]
-    else:
-        cuts = scan.kth_largest(lambda block: [score(block)] * len(ranks), [scan.size - rank for rank in ranks])
-        values = [cut.value for cut in cuts]
-    return tuple(
-        low + (high - low) * (place - math.floor(place))
-        for low, high, place in zip(values[::2], values[1::2], places, strict=True)
-    )
+        return tuple(value for (value,) in kept.ranked([(rank,) for rank in ranks]))
+    cuts = scan.kth_largest(lambda block: [score(block)] * len(ranks), [scan.size - rank for rank in ranks])
+    return tuple(cut.value for cut in cuts)
