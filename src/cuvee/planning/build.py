@@ -17,7 +17,7 @@ from cuvee.planning.shards import lay_out
 from cuvee.recipe.schema import Recipe
 from cuvee.recipe.values import resolve_parameters
 from cuvee.tensors.checkpoint import Checkpoint
-from cuvee.tensors.dtypes import is_float, is_quantised, name_of, promote
+from cuvee.tensors.dtypes import is_float, name_of, promote
 from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.sources import Source, stored_pieces
 
@@ -50,8 +50,6 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
     """
     spec = get_method(recipe.method)
     models = {ref: index for index, ref in enumerate(checkpoints)}
-    for checkpoint in checkpoints.values():
-        _refuse_quantised(checkpoint)
     if not settings.allow_crimes:
         _check_architectures(checkpoints, recipe.architectures)
     planned = outline(recipe, checkpoints)
@@ -82,6 +80,7 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
         config_edits=_config_edits(planned, checkpoints[base]),
         dropped=_dropped(checkpoints, models, used, recipe),
         warnings=tuple(warnings),
+        notes=tuple(note for checkpoint in checkpoints.values() for note in checkpoint.notes),
         version=settings.version,
     )
 
@@ -95,16 +94,6 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     for relative in checkpoint.weight_files.values():
         digest.update(f"{relative} {checkpoint.files.get(relative, 0)}\n".encode())
     return digest.hexdigest()
-
-
-def _refuse_quantised(checkpoint: Checkpoint) -> None:
-    quantised = next((name for name, stored in checkpoint.tensors.items() if is_quantised(stored.dtype)), None)
-    if quantised or checkpoint.config.get("quantization_config"):
-        raise PlanError(
-            f"{checkpoint.name} is quantised; its numbers are not weights that can be averaged",
-            found=f"tensor {quantised}" if quantised else "quantization_config in config.json",
-            fix="merge the checkpoint it was quantised from, or dequantise it first",
-        )
 
 
 def _check_architectures(checkpoints: Checkpoints, overrides: Mapping[ModelRef, str]) -> None:

@@ -95,6 +95,7 @@ class Plan:
         config_edits: config paths (joined by dots) whose value changes with the layers, and the new values.
         dropped: input tensors left out because the recipe does not ask for them, as (model, tensor name).
         warnings: what the user should know before starting.
+        notes: how inputs are seen differently from how they are stored.
         version: Cuvee's own.
 
     """
@@ -108,6 +109,7 @@ class Plan:
     config_edits: Mapping[str, Any]
     dropped: tuple[tuple[int, str], ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     version: str
 
     @property

@@ -16,6 +16,7 @@ from cuvee.recipe.schema import Recipe
 from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
 from cuvee.tensors.hub import open_location
 from cuvee.tensors.reference import ModelRef
+from cuvee.views.dequantised import dequantised
 
 
 def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
@@ -40,7 +41,7 @@ def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, C
                 f"{ref} names an adapter, and this version of Cuvee does not merge adapters yet",
                 fix=f"merge the adapter into {ref.path} with PEFT's merge_and_unload first, and name the result",
             )
-        opened[ref] = open_checkpoint(open_location(ref, cache), str(ref), converted)
+        opened[ref] = dequantised(open_checkpoint(open_location(ref, cache), str(ref), converted))
     return opened
 
 

@@ -157,16 +157,6 @@ def test_architectures_that_differ_are_refused_unless_allowed(models: Models) ->
     assert models.plan(linear("a", "silent")).ops
 
 
-def test_quantised_models_are_refused(models: Models) -> None:
-    models.add("q", config={"quantization_config": {"bits": 4}})
-    with pytest.raises(PlanError, match="q is quantised"):
-        models.plan(linear("a", "q"))
-    models.add("f8", llama(dtype=DTYPES["F8_E4M3"]))
-    with pytest.raises(PlanError, match="f8 is quantised") as caught:
-        models.plan(linear("a", "f8"))
-    assert caught.value.found == "tensor lm_head.weight"  # the first in the file
-
-
 def test_configs_get_their_number_of_layers(models: Models) -> None:
     assert models.plan(stack(("a", 0, 3), ("b", 1, 3))).config_edits["num_hidden_layers"] == 5
     models.add("odd", config={"architectures": ["LlamaForCausalLM"], "depth_of_model": 3})
