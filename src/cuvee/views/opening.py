@@ -17,6 +17,7 @@ from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
 from cuvee.tensors.hub import open_location
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.dequantised import dequantised
+from cuvee.views.names import matched
 
 
 def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
@@ -27,6 +28,8 @@ def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpo
 
     """
     checkpoints = _open_checkpoints(recipe, options)
+    base = checkpoints[recipe.base_model or recipe.modules[0].slices[0].sources[0].model]
+    checkpoints = {ref: matched(opened, base) for ref, opened in checkpoints.items()}
     _refuse_what_is_not_built(recipe, checkpoints.values())
     return checkpoints
 

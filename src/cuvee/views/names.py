@@ -1,0 +1,214 @@
+"""A checkpoint's tensors under the names, and in the layout, of the base's: what differs only in that is the same.
+
+Prefixes (`bert.`, `model.language_model.`), spellings (transformers 4 and 5) and fusion (`qkv_proj`, experts stacked or
+one by one) are matched here, in both directions. What is left over on either side keeps its name; what becomes of it is
+the planner's affair. Recipes can rename by hand first: `views.renamed`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from cuvee.errors import PlanError
+from cuvee.layout.layout import place_of
+from cuvee.tensors.checkpoint import Checkpoint
+from cuvee.tensors.sources import Source
+from cuvee.views.fused import Atom, atoms_of, cut, join, why_unknown
+from cuvee.views.prefixes import Pairing, pair_names
+from cuvee.views.spellings import SPLIT
+
+_SHOWN = 4
+
+
+def matched(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """The checkpoint with its tensors named and put together as the base's are; itself if they are already.
+
+    Raises:
+        PlanError: if a fused tensor meets split ones and its inner order is not known, pieces do not make up a tensor,
+            or a stack could be either of two.
+
+    """
+    odd = {name: source for name, source in checkpoint.tensors.items() if name not in base.tensors}
+    wanted = {name: source.shape for name, source in base.tensors.items() if name not in checkpoint.tensors}
+    if not odd or not wanted:
+        return checkpoint
+    wanted |= _further_layers(wanted, base, odd)
+    try:
+        found = _Matching(odd, wanted, related=len(odd) < len(checkpoint.tensors)).run()
+    except PlanError as error:
+        raise error.at(f"{checkpoint.name}, matched to the names of {base.name}") from None
+    if not found.built:
+        return checkpoint
+    tensors: dict[str, Source] = {}
+    for name in [*base.tensors, *wanted]:
+        source = checkpoint.tensors.get(name) or found.built.get(name)
+        if source is not None:
+            tensors[name] = source
+    known = {name for name in checkpoint.tensors if name in base.tensors}
+    for name, source in (*found.rest.items(), *((n, s) for n, s in checkpoint.tensors.items() if n in known)):
+        tensors.setdefault(name, source)
+    return replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, _note(checkpoint, base, found)))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Tensors under the base's names; what has no counterpart there; and how it was found."""
+
+    built: Mapping[str, Source]
+    rest: Mapping[str, Source]
+    pairing: Pairing
+    fused: int
+
+
+class _Matching:
+    """The matching of some tensors to the names and shapes wanted: at the level of atoms, where all layouts agree."""
+
+    def __init__(self, odd: Mapping[str, Source], wanted: Mapping[str, tuple[int, ...]], *, related: bool) -> None:
+        self.odd = odd
+        self.wanted = wanted
+        self.related = related
+        self.mine = _by_name(atom for name, source in odd.items() for atom in atoms_of(name, source.shape))
+        self.base = _by_name(atom for name, shape in wanted.items() for atom in atoms_of(name, shape))
+        self.pairing = pair_names(
+            {name: odd[atom.tensor].shape if atom.whole else None for name, atom in self.mine.items()},
+            {name: wanted[atom.tensor] if atom.whole else None for name, atom in self.base.items()},
+        )
+
+    def run(self) -> _Found:
+        """Everything that could be matched, built; the rest under names of its own."""
+        mine_of = {theirs: mine for mine, theirs in self.pairing.names.items()}
+        needed: dict[str, list[Atom]] = {}
+        for atom in self.base.values():
+            needed.setdefault(atom.tensor, []).append(atom)
+        sizes = self._sizes()
+        built: dict[str, Source] = {}
+        used: set[str] = set()
+        fused = 0
+        for name, atoms in needed.items():
+            names = [mine_of.get(atom.name) for atom in atoms]
+            if None in names or len(atoms) < len(atoms_of(name, self.wanted[name])):
+                continue
+            mine = [self.mine[each] for each in names if each is not None]
+            built[name] = self._build(name, atoms, mine, sizes)
+            used.update(atom.name for atom in mine)
+            fused += not (atoms[0].whole and mine[0].whole)
+        if built or self.related:
+            self._refuse_unknown_orders(built, used)
+        return _Found(built, self._rest(used, built, sizes), self.pairing, fused)
+
+    def _build(self, name: str, atoms: list[Atom], mine: list[Atom], sizes: Mapping[str, list[int]]) -> Source:
+        """The tensor `name` of the base from the pieces that play its atoms."""
+        shape, first = self.wanted[name], self.odd[mine[0].tensor]
+        alike = [(a.index, a.count, a.expert) for a in atoms] == [(a.index, a.count, a.expert) for a in mine]
+        if (
+            alike
+            and len({atom.tensor for atom in mine}) == 1
+            and len(mine) == len(atoms_of(mine[0].tensor, first.shape))
+        ):
+            return first  # stored whole on both sides; a shape that differs is told by the planner
+        pieces = [cut(self.odd[atom.tensor], atom, sizes.get(atom.tensor)) for atom in mine]
+        whole = join([piece for piece in pieces if piece is not None], atoms, shape) if None not in pieces else None
+        if whole is None:
+            held = ", ".join(
+                f"{tensor} {list(self.odd[tensor].shape)}" for tensor in dict.fromkeys(a.tensor for a in mine)
+            )
+            raise PlanError(
+                f"tensor {name!r} {list(shape)} is not what {held[:200]} would make",
+                expected="pieces that lie one after another along the first axis",
+                fix="merge checkpoints that store this tensor in the same way",
+                tensor=name,
+            )
+        return whole
+
+    def _sizes(self) -> dict[str, list[int]]:
+        """The lengths of the pieces of fused tensors, told by the counterparts that are stored alone."""
+        found: dict[str, dict[int, int]] = {}
+        for mine, theirs in self.pairing.names.items():
+            atom, other = self.mine[mine], self.base[theirs]
+            if atom.count > 1 and other.whole:
+                found.setdefault(atom.tensor, {})[atom.index] = self.wanted[other.tensor][0]
+        counts = {atom.tensor: atom.count for atom in self.mine.values()}
+        return {
+            tensor: [lengths[index] for index in range(counts[tensor])]
+            for tensor, lengths in found.items()
+            if len(lengths) == counts[tensor]
+        }
+
+    def _rest(self, used: set[str], built: Mapping[str, Source], sizes: Mapping[str, list[int]]) -> dict[str, Source]:
+        """What has no counterpart: whole tensors, or pieces where only some of a tensor's were used."""
+        rest: dict[str, Source] = {}
+        for name, source in self.odd.items():
+            atoms = atoms_of(name, source.shape)
+            left = [atom for atom in atoms if atom.name not in used or self.mine[atom.name].tensor != name]
+            if len(left) == len(atoms):
+                translated = self.pairing.translate(name)
+                rest[name if translated in built or translated in rest else translated] = source
+                continue
+            for atom in left:
+                piece = cut(source, atom, sizes.get(name))
+                if piece is None:
+                    raise PlanError(
+                        f"only a part of tensor {name!r} has counterparts in the base, and it cannot be told which",
+                        fix="merge checkpoints that store this tensor in the same way",
+                        tensor=name,
+                    )
+                rest[self.pairing.translate(atom.name)] = piece
+        return rest
+
+    def _refuse_unknown_orders(self, built: Mapping[str, Source], used: set[str]) -> None:
+        """Fused tensors whose inner order is not known must not meet split ones unseen."""
+        sides = (
+            ([a.tensor for a in self.mine.values() if a.name not in used], [n for n in self.wanted if n not in built]),
+            ([n for n in self.wanted if n not in built], [a.tensor for a in self.mine.values() if a.name not in used]),
+        )
+        for fused, split in sides:
+            unknown = next((name for name in fused if why_unknown(name)), None)
+            other = next((name for name in split if SPLIT.search(name)), None)
+            if unknown and other:
+                raise PlanError(
+                    f"{unknown} cannot be matched to {other}: the order inside the fused tensor is not known",
+                    found=why_unknown(unknown),
+                    fix="convert one of the checkpoints so that both store these tensors in the same way",
+                    tensor=unknown,
+                )
+
+
+def _by_name(atoms: Iterable[Atom]) -> dict[str, Atom]:
+    """Atoms by name; where two would have one name, each keeps its own tensor's."""
+    listed = list(atoms)
+    counts = Counter(atom.name for atom in listed)
+    return {
+        (atom.name if counts[atom.name] == 1 else atom.tensor): atom
+        if counts[atom.name] == 1
+        else Atom(atom.tensor, atom.tensor)
+        for atom in listed
+    }
+
+
+def _further_layers(
+    wanted: Mapping[str, tuple[int, ...]], base: Checkpoint, odd: Mapping[str, Source]
+) -> dict[str, tuple[int, ...]]:
+    """What the base would call, and how it would store, the tensors of layers that only the other checkpoint has."""
+    numbers = {place.layer for place in map(place_of, odd) if place.stack is not None}
+    held = {(place.stack, place.layer) for place in map(place_of, base.tensors)}
+    templates = {(place.stack, place.rest): (place, wanted[name]) for name in wanted if (place := place_of(name)).stack}
+    return {
+        place.name(number): shape
+        for place, shape in templates.values()
+        for number in numbers
+        if (place.stack, number) not in held
+    }
+
+
+def _note(checkpoint: Checkpoint, base: Checkpoint, found: _Found) -> str:
+    pairs = [f"{_all_under(theirs)} as {_all_under(other)}" for theirs, other in found.pairing.prefixes]
+    more = f" and {len(pairs) - _SHOWN} more" if len(pairs) > _SHOWN else ""
+    how = ", ".join(pairs[:_SHOWN]) + more if pairs else "spelled differently"
+    fused = f"; {found.fused} of them joined from pieces or cut from fused ones" if found.fused else ""
+    return f"{checkpoint.name}: {len(found.built)} tensors matched to the names of {base.name} ({how}){fused}"
+
+
+def _all_under(prefix: str) -> str:
+    return f"{prefix}.*" if prefix else "*"
