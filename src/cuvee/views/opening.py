@@ -18,6 +18,7 @@ from cuvee.tensors.hub import open_location
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.dequantised import dequantised
 from cuvee.views.names import matched
+from cuvee.views.renamed import renamed
 
 
 def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
@@ -44,8 +45,18 @@ def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, C
                 f"{ref} names an adapter, and this version of Cuvee does not merge adapters yet",
                 fix=f"merge the adapter into {ref.path} with PEFT's merge_and_unload first, and name the result",
             )
-        opened[ref] = dequantised(open_checkpoint(open_location(ref, cache), str(ref), converted))
+        seen = dequantised(open_checkpoint(open_location(ref, cache), str(ref), converted))
+        try:
+            opened[ref] = renamed(seen, recipe.renames.get(ref, ()))
+        except PlanError as error:
+            raise error.at(_place_of_rename(recipe, ref, error.pattern)) from None
     return opened
+
+
+def _place_of_rename(recipe: Recipe, ref: ModelRef, pattern: str) -> str:
+    sources = [source for module in recipe.modules for slice_ in module.slices for source in slice_.sources]
+    listed = next(source for source in sources if source.model == ref)
+    return recipe.marks.where((*listed.path, "rename", pattern))
 
 
 def _refuse_what_is_not_built(recipe: Recipe, checkpoints: Iterable[Checkpoint]) -> None:

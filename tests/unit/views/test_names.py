@@ -304,7 +304,7 @@ def test_pieces_that_do_not_make_up_the_tensor_are_refused(folder: Folder) -> No
     with pytest.raises(PlanError, match=re.escape(name)):
         folder.match(split, whole)
     folder.path = folder.path / "back"
-    with pytest.raises(PlanError, match="_proj.weight' "):
+    with pytest.raises(PlanError, match=r"_proj\.weight' "):
         folder.match(whole, split)
 
 
