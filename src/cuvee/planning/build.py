@@ -101,6 +101,9 @@ def _check_architectures(checkpoints: Checkpoints, overrides: Mapping[ModelRef, 
         c.name: (overrides[ref],) if ref in overrides else tuple(c.config.get("architectures") or ())
         for ref, c in checkpoints.items()
     }
+    types = {None if ref in overrides else c.config.get("model_type") for ref, c in checkpoints.items()}
+    if len(types) == 1 and None not in types:
+        return  # one model under different heads: what their tensors have in common is told by their names
     if len({kind for kind in kinds.values() if kind}) > 1:
         raise PlanError(
             "the models are of different architectures",

@@ -153,6 +153,11 @@ def test_architectures_that_differ_are_refused_unless_allowed(models: Models) ->
         models.plan(linear("a", "m"))
     assert caught.value.found == "a: LlamaForCausalLM; m: MistralForCausalLM"
     assert models.plan(linear("a", "m"), allow_crimes=True).ops
+    for name, kind in (("p", "X"), ("q", "Y"), ("r", "Y")):
+        models.add(name, config={"architectures": [kind], "model_type": "m" if name != "r" else "n"})
+    assert models.plan(linear("p", "q")).ops  # one model under different heads
+    with pytest.raises(PlanError, match="different architectures"):
+        models.plan(linear("p", "r"))
     models.add("silent", config={})
     assert models.plan(linear("a", "silent")).ops
 
