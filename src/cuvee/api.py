@@ -15,10 +15,11 @@ from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.engine.fetch import fetch
 from cuvee.errors import OutputError
+from cuvee.layout.tree import Tree, tree_of
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
-from cuvee.planning.ops import Plan
+from cuvee.planning.ops import Decision, Plan
 from cuvee.progress import Progress, Silent
 from cuvee.publish.complete import complete
 from cuvee.publish.pytorch import require_torch
@@ -26,7 +27,8 @@ from cuvee.publish.side_files import choose_side_files
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
 from cuvee.tensors import disk
-from cuvee.views.opening import open_inputs
+from cuvee.tensors.reference import ModelRef
+from cuvee.views.opening import open_inputs, open_stored
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 _OUR_FILES = {"config.json", "mergekit_config.yml", disk.MARKER}
@@ -47,6 +49,7 @@ class MergeReport:
         merged: tensors that went through a method.
         copied: tensors whose bytes were copied.
         dropped: input tensors left out because the recipe does not ask for them, as (model name, tensor).
+        decisions: what was done about tensors that only some models have, or that are not merged for another reason.
         files: names of all files written.
         warnings: what the user should know.
 
@@ -60,6 +63,7 @@ class MergeReport:
     merged: int
     copied: int
     dropped: tuple[tuple[str, str], ...]
+    decisions: tuple[Decision, ...]
     files: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -111,6 +115,20 @@ def merge(
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)
     return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings))
+
+
+def describe(checkpoint: str | Path, options: MergeOptions = _DEFAULTS) -> Tree:
+    """What a checkpoint holds: its stacks, layers, shapes, ties and vocabulary, from headers and config alone.
+
+    Args:
+        checkpoint: a path or Hub id, with `@revision` if need be.
+        options: of which only where downloaded models lie counts.
+
+    Raises:
+        CuveeError: if it cannot be opened.
+
+    """
+    return tree_of(open_stored(ModelRef.parse(str(checkpoint)), options))
 
 
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
@@ -205,6 +223,7 @@ def _report(plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warni
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
         dropped=tuple((plan.models[index].name, name) for index, name in plan.dropped),
+        decisions=plan.decisions,
         files=files,
         warnings=warnings,
     )

@@ -31,6 +31,11 @@ class _Terminal(Console):
             raise BrokenPipeError from None
 
 
+def terminal() -> Console:
+    """Where everything is printed."""
+    return _Terminal(highlight=False)
+
+
 def size(count: float) -> str:
     """Bytes with a unit of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -72,6 +77,8 @@ def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
         "output", f"{len(planned.ops)} tensors, {planned.elements / 1e6:,.1f} M parameters in {_dtypes(dtypes)}"
     )
     facts.add_row("", f"{len(planned.ops) - planned.copied} merged, {planned.copied} copied without arithmetic")
+    for decision in planned.decisions:
+        facts.add_row("rule", escape(f"{_named(decision.tensors)}: {decision.rule}"))
     if planned.dropped:
         facts.add_row("dropped", f"{len(planned.dropped)} input tensors that the recipe does not ask for")
     facts.add_row(
@@ -143,6 +150,10 @@ def methods_json(specs: Sequence[MethodSpec]) -> str:
         ],
         indent=2,
     )
+
+
+def _named(tensors: Sequence[str]) -> str:
+    return tensors[0] if len(tensors) == 1 else f"{len(tensors)} tensors ({tensors[0]}, ...)"
 
 
 def _elements(shape: tuple[int, ...]) -> int:

@@ -82,6 +82,14 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """What was done where the models do not hold the same tensors, and the output tensors it was done to."""
+
+    rule: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A whole merge.
 
@@ -94,6 +102,7 @@ class Plan:
         method: the recipe's merge method.
         config_edits: config paths (joined by dots) whose value changes with the layers, and the new values.
         dropped: input tensors left out because the recipe does not ask for them, as (model, tensor name).
+        decisions: what was done about tensors that only some models have, or that are not merged for another reason.
         warnings: what the user should know before starting.
         notes: how inputs are seen differently from how they are stored.
         version: Cuvee's own.
@@ -108,6 +117,7 @@ class Plan:
     method: str
     config_edits: Mapping[str, Any]
     dropped: tuple[tuple[int, str], ...]
+    decisions: tuple[Decision, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     version: str

@@ -14,7 +14,7 @@ from cuvee.methods.registry import get_method, method_names
 from cuvee.methods.spec import MethodSpec
 from cuvee.recipe import fields
 from cuvee.recipe.check import check_recipe
-from cuvee.recipe.keys import KEYS, check_keys
+from cuvee.recipe.keys import KEYS, MISSING, check_keys
 from cuvee.recipe.notes import Notes, nearest
 from cuvee.recipe.schema import Recipe
 from cuvee.recipe.structure import Body
@@ -110,6 +110,7 @@ def _build(data: Any, marks: Marks, text: str, *, strict: bool) -> tuple[Recipe,
         out_dtype=fields.dtype(data.get("out_dtype"), ("out_dtype",), notes, what="out_dtype"),
         parameters=body.parameters(data, ()),
         only=fields.texts(data.get("only"), ("only",), notes, what="only"),
+        missing=fields.choice(data.get("missing"), ("missing",), notes, what="missing", choices=MISSING),
         tokenizer=read_tokenizer(data.get("tokenizer"), spec, notes),
         tokenizer_source=read_tokenizer_source(data.get("tokenizer_source"), ("tokenizer_source",), notes),
         chat_template=fields.text(data.get("chat_template"), ("chat_template",), notes, what="chat_template"),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cuvee.errors import PlanError
-from cuvee.layout.layout import place_of
+from cuvee.layout.names import place_of
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.sources import Source
 from cuvee.views.fused import Atom, atoms_of, cut, join, why_unknown

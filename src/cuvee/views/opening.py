@@ -19,6 +19,7 @@ from cuvee.tensors.reference import ModelRef
 from cuvee.views.dequantised import dequantised
 from cuvee.views.names import matched
 from cuvee.views.renamed import renamed
+from cuvee.views.tied import without_tied_copies
 
 
 def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
@@ -35,9 +36,19 @@ def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpo
     return checkpoints
 
 
-def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
+def open_stored(ref: ModelRef, options: MergeOptions) -> Checkpoint:
+    """The checkpoint that a reference names, as it is stored: without any view.
+
+    Raises:
+        CuveeError: if it cannot be opened.
+
+    """
     cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
     converted = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
+    return open_checkpoint(open_location(ref, cache), str(ref), converted)
+
+
+def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
     opened: dict[ModelRef, Checkpoint] = {}
     for ref in recipe.models():
         if ref.adapters:
@@ -45,7 +56,7 @@ def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, C
                 f"{ref} names an adapter, and this version of Cuvee does not merge adapters yet",
                 fix=f"merge the adapter into {ref.path} with PEFT's merge_and_unload first, and name the result",
             )
-        seen = dequantised(open_checkpoint(open_location(ref, cache), str(ref), converted))
+        seen = dequantised(without_tied_copies(open_stored(ref, options)))
         try:
             opened[ref] = renamed(seen, recipe.renames.get(ref, ()))
         except PlanError as error:

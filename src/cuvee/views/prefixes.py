@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cuvee.errors import PlanError
-from cuvee.layout.layout import place_of
+from cuvee.layout.names import place_of
 
 Shapes = Mapping[str, tuple[int, ...] | None]
 """Name -> shape; None where it is not known."""

@@ -1,0 +1,52 @@
+"""Tensor names: the first number in a dotted name is the layer, what stands before it the stack.
+
+Later numbers (experts, sub-layers) stay inside their layer. Shapes and configs are not looked at here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cuvee.layout.facts import BEFORE_LAYERS, DERIVED_BUFFERS, DERIVED_MASKS, HEADS
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor stands: in layer `layer` of `stack`, called `rest` there; `stack` is None outside all layers."""
+
+    stack: str | None
+    layer: int
+    rest: str
+
+    def name(self, layer: int | None = None) -> str:
+        """The tensor's name, in another layer if one is given."""
+        if self.stack is None:
+            return self.rest
+        return f"{self.stack}.{self.layer if layer is None else layer}.{self.rest}"
+
+
+def place_of(name: str) -> Place:
+    """Where the tensor called `name` stands."""
+    parts = name.split(".")
+    for position, part in enumerate(parts):
+        if part.isdecimal() and 0 < position < len(parts) - 1:
+            return Place(".".join(parts[:position]), int(part), ".".join(parts[position + 1 :]))
+    return Place(None, 0, name)
+
+
+def ends_with(name: str, endings: Iterable[str]) -> bool:
+    """Whether the last whole words of a dotted name are one of `endings`; one that starts with `^` is all of it."""
+    return any(
+        name == ending.removeprefix("^") or (ending[0] != "^" and name.endswith("." + ending)) for ending in endings
+    )
+
+
+def acts_before_layers(name: str) -> bool:
+    """Whether a tensor outside the layers acts before them (embeddings) rather than after (final norm, head)."""
+    return not ends_with(name, HEADS) and any(part in name for part in BEFORE_LAYERS)
+
+
+def is_derived(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is a buffer that the model computes for itself, from its config or not at all."""
+    return ends_with(name, DERIVED_BUFFERS) or (len(shape) == 4 and ends_with(name, DERIVED_MASKS))
