@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import cuvee
+from cuvee.checking.check import check_checkpoint
+from cuvee.checking.findings import CheckReport
 from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.engine.fetch import fetch
@@ -28,7 +30,7 @@ from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
 from cuvee.tensors import disk
 from cuvee.tensors.reference import ModelRef
-from cuvee.views.opening import open_inputs, open_stored
+from cuvee.views.opening import conversions, open_inputs, open_stored
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 _OUR_FILES = {"config.json", "mergekit_config.yml", disk.MARKER}
@@ -112,6 +114,7 @@ def merge(
         execute(opened.plan, partial, engine_settings(options), locate, progress)
         progress.end()
         files, warnings = complete(opened, partial, target.name, options)
+        warnings = (*warnings, *_checked(partial, options))
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)
     return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings))
@@ -129,6 +132,21 @@ def describe(checkpoint: str | Path, options: MergeOptions = _DEFAULTS) -> Tree:
 
     """
     return tree_of(open_stored(ModelRef.parse(str(checkpoint)), options))
+
+
+def check(checkpoint: str | Path, *, quick: bool = False, prompt: str | None = None) -> CheckReport:
+    """What is right and wrong with a checkpoint on this machine: complete, consistent, finite, loadable.
+
+    Args:
+        checkpoint: its directory.
+        quick: read headers and small files only.
+        prompt: if given, the model is asked to go on with it.
+
+    Raises:
+        SourceError: if there is no such directory.
+
+    """
+    return check_checkpoint(Path(checkpoint), quick=quick, prompt=prompt, converted=conversions())
 
 
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
@@ -211,6 +229,22 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
     choose_side_files(base.location, copy_tokenizer=options.copy_tokenizer, trust_remote_code=options.trust_remote_code)
     if not options.safe_serialization:
         require_torch()
+
+
+def _checked(partial: Path, options: MergeOptions) -> list[str]:
+    """What the cheap part of a check finds wrong with a finished merge, before it gets its name.
+
+    Headers that cannot be read back end the merge. The rest was so in the base already, or is what the recipe asks for,
+    and is said.
+    """
+    if not options.safe_serialization:
+        return []
+    report = check_checkpoint(partial, quick=True, tokenizer=False)
+    for finding in report.problems:
+        if finding.check == "files":
+            fix = "check the disk, then run the same command again"
+            raise OutputError(f"the merged weights cannot be read back: {finding.text}", fix=fix, path=str(partial))
+    return [f"the merged checkpoint: {finding.text}" for finding in report.problems]
 
 
 def _report(plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warnings: tuple[str, ...]) -> MergeReport:

@@ -44,8 +44,12 @@ def open_stored(ref: ModelRef, options: MergeOptions) -> Checkpoint:
 
     """
     cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
-    converted = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
-    return open_checkpoint(open_location(ref, cache), str(ref), converted)
+    return open_checkpoint(open_location(ref, cache), str(ref), conversions())
+
+
+def conversions() -> Path:
+    """Where state dicts lie that had to be rewritten before they could be read in ranges."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
 
 
 def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
