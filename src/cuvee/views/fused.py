@@ -56,7 +56,7 @@ def spelling(name: str) -> str:
 def atoms_of(tensor: str, shape: tuple[int, ...]) -> tuple[Atom, ...]:
     """The atoms of a tensor, in the order they lie in it."""
     name = spelling(tensor)
-    if why_unknown(name):
+    if why_unknown(tensor):
         return (Atom(name, tensor),)
     stack = _EXPERTS.match(name)
     if stack and len(shape) == 3 and stack["module"] in STACKED:
@@ -78,7 +78,8 @@ def atoms_of(tensor: str, shape: tuple[int, ...]) -> tuple[Atom, ...]:
 
 def why_unknown(name: str) -> str | None:
     """Why a fused tensor cannot be taken apart; None if it is not such a tensor."""
-    return next((reason for pattern, reason in _UNKNOWN.items() if pattern.search(name)), None)
+    spelt = spelling(name)
+    return next((reason for pattern, reason in _UNKNOWN.items() if pattern.search(spelt)), None)
 
 
 def cut(source: Source, atom: Atom, sizes: Sequence[int] | None) -> Source | None:

@@ -16,11 +16,14 @@ SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"\.weight_v$", ".parametrizations.weight.original1"),
     (r"^embed_out\.", "lm_head."),
     # Mixtures of experts, transformers 4 and 5.
-    (r"\.block_sparse_moe\.", ".mlp."),
+    (r"\.(block_sparse_moe|moe|feed_forward)\.", ".mlp."),
     (r"\.mlp\.input_linear\.weight$", ".mlp.experts.gate_up_proj"),
     (r"\.mlp\.output_linear\.weight$", ".mlp.experts.down_proj"),
     (r"\.mlp\.router\.layer\.weight$", ".mlp.gate.weight"),
     (r"\.mlp\.router\.(weight|bias)$", r".mlp.gate.\1"),
+    (r"\.mlp\.router\.gate\.", ".mlp.gate."),
+    (r"\.mlp\.(gate\.|experts\.|router\.)?(moe_statics\.)?(e_score_correction|expert)_bias$", ".mlp.expert_bias"),
+    (r"\.(shared_expert|shared_mlp)\.", ".shared_experts."),
     (r"\.experts\.(\d+)\.w1\.", r".experts.\1.gate_proj."),
     (r"\.experts\.(\d+)\.w2\.", r".experts.\1.down_proj."),
     (r"\.experts\.(\d+)\.w3\.", r".experts.\1.up_proj."),
@@ -31,6 +34,10 @@ SPELLINGS: tuple[tuple[str, str], ...] = (
     (r"\.attention\.output\.dense\.", ".attention.o_proj."),
     (r"(\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
     (r"(\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+    # Attention, whatever it is called.
+    (r"\.(attention|attn|self_attention)\.", ".self_attn."),
+    (r"\.self_attn\.(out_proj|dense|proj)\.", ".self_attn.o_proj."),
+    (r"\.self_attn\.(softmax_offset|attention_sink_bias)$", ".self_attn.sinks"),
 )
 COMPILED = tuple((re.compile(pattern), replacement) for pattern, replacement in SPELLINGS)
 
@@ -57,7 +64,7 @@ STACKED: dict[str, tuple[str, ...]] = {
 UNKNOWN_ORDER: dict[str, str] = {
     r"\.query_key_value\.(weight|bias)$": "queries, keys and values alternate head by head in some families (GPT-NeoX, "
     "BLOOM, Falcon) and follow one another in others",
-    r"\.h\.\d+\.attn\.qkv_proj\.(weight|bias)$": "CodeGen keeps queries, values and keys in blocks",
+    r"\.h\.\d+\.self_attn\.qkv_proj\.(weight|bias)$": "CodeGen keeps queries, values and keys in blocks",
     r"\.(wqkv|w_qkv)\.(weight|bias)$": "some families (InternLM2) interleave queries, keys and values in groups",
     r"\.c_attn\.(weight|bias)$": "some families (GPT-2) store it transposed",
     r"\.gate_up_proj_bias$": "gates and ups alternate in it (gpt-oss)",

@@ -317,3 +317,18 @@ def test_transposed_experts_are_refused(folder: Folder) -> None:
     folder.path = folder.path / "back"
     with pytest.raises(PlanError, match="experts"):
         folder.match(five, single)
+
+
+def test_codegen_keeps_its_projections_in_blocks(folder: Folder) -> None:
+    split = renamed(decoder(), (r"^model\.layers", "transformer.h"), (r"^model\.", "transformer."))
+    whole = renamed(fused(split), (r"self_attn\.qkv", "attn.qkv"))
+    with pytest.raises(PlanError, match="order inside the fused tensor is not known"):
+        folder.match(whole, split)
+
+
+def test_attention_by_any_name(folder: Folder) -> None:
+    split = decoder()
+    whole = renamed(fused(split, leaf="Wqkv"), (r"self_attn\.", "attn."), (r"attn\.o_proj", "attn.out_proj"))
+    assert_same(folder.match(whole, split), split)
+    folder.path = folder.path / "back"
+    assert_same(folder.match(split, whole), whole)
