@@ -35,7 +35,8 @@ def dequantised(checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     stated = _stated_block(quantization_config(checkpoint.config))
     tensors = checkpoint.tensors
-    scale_of = {name: _scale_name(name, tensors) for name, source in tensors.items() if is_quantised(source.dtype)}
+    values = [name for name, source in tensors.items() if is_quantised(source.dtype) and source.dtype != "F8_E8M0"]
+    scale_of = {name: _scale_name(name, tensors) for name in values}
     used = set(scale_of.values())
     view: dict[str, Source] = {}
     left_out = 0

@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cuvee.tensors.sources import Joined, Source, part_of, reshape
 from cuvee.views.spellings import COMPILED, FUSED, STACKED, UNKNOWN_ORDER
 
-_LEAF = re.compile(r"^(?P<stem>.*?)(?P<module>[A-Za-z0-9_]+?)(?P<dot>[._])(?P<kind>weight|bias)$")
-_EXPERTS = re.compile(r"^(?P<stem>.*\.experts)\.(?P<module>[a-z_]+)$")
 _UNKNOWN = {re.compile(pattern): reason for pattern, reason in UNKNOWN_ORDER.items()}
 
 
@@ -48,9 +47,13 @@ class Atom:
 
 def spelling(name: str) -> str:
     """The name in the spelling that stands for all."""
-    for pattern, replacement in COMPILED:
-        name = pattern.sub(replacement, name)
-    return name
+    parts = name.split(".")
+    template = ".".join("0" if part.isdecimal() else part for part in parts)
+    spelt = _spelling_of(template)
+    if spelt == template:
+        return name
+    numbers = iter([part for part in parts if part.isdecimal()])  # no spelling adds or drops a number
+    return ".".join(next(numbers) if part.isdecimal() else part for part in spelt.split("."))
 
 
 def atoms_of(tensor: str, shape: tuple[int, ...]) -> tuple[Atom, ...]:
@@ -58,19 +61,22 @@ def atoms_of(tensor: str, shape: tuple[int, ...]) -> tuple[Atom, ...]:
     name = spelling(tensor)
     if why_unknown(tensor):
         return (Atom(name, tensor),)
-    stack = _EXPERTS.match(name)
-    if stack and len(shape) == 3 and stack["module"] in STACKED:
-        pieces = STACKED[stack["module"]]
+    above, _, last = name.rpartition(".")
+    if above.endswith(".experts") and len(shape) == 3 and last in STACKED:
         return tuple(
-            Atom(f"{stack['stem']}.{expert}.{piece}.weight", tensor, index, len(pieces), expert)
+            Atom(f"{above}.{expert}.{piece}.weight", tensor, index, len(STACKED[last]), expert)
             for expert in range(shape[0])
-            for index, piece in enumerate(pieces)
+            for index, piece in enumerate(STACKED[last])
         )
-    leaf = _LEAF.match(name)
-    if leaf and leaf["module"] in FUSED and (leaf["dot"] == "_") == (leaf["module"] == "in_proj"):
-        pieces, equal = FUSED[leaf["module"]]
+    if last in ("in_proj_weight", "in_proj_bias"):  # as torch's MultiheadAttention names them
+        above, last = f"{above}.in_proj" if above else "in_proj", last.removeprefix("in_proj_")
+    elif above.endswith("in_proj"):
+        return (Atom(name, tensor),)
+    stem, dot, module = above.rpartition(".")
+    if module in FUSED and last in ("weight", "bias"):
+        pieces, equal = FUSED[module]
         return tuple(
-            Atom(f"{leaf['stem']}{piece}.{leaf['kind']}", tensor, index, len(pieces), None, equal)
+            Atom(f"{stem}{dot}{piece}.{last}", tensor, index, len(pieces), None, equal)
             for index, piece in enumerate(pieces)
         )
     return (Atom(name, tensor),)
@@ -78,7 +84,20 @@ def atoms_of(tensor: str, shape: tuple[int, ...]) -> tuple[Atom, ...]:
 
 def why_unknown(name: str) -> str | None:
     """Why a fused tensor cannot be taken apart; None if it is not such a tensor."""
-    spelt = spelling(name)
+    return _why_unknown(".".join("0" if part.isdecimal() else part for part in name.split(".")))
+
+
+@lru_cache(maxsize=4096)
+def _spelling_of(template: str) -> str:
+    """The spelling of a name whose numbers are all 0: a model has many layers, and few different names in them."""
+    for pattern, replacement in COMPILED:
+        template = pattern.sub(replacement, template)
+    return template
+
+
+@lru_cache(maxsize=4096)
+def _why_unknown(template: str) -> str | None:
+    spelt = _spelling_of(template)
     return next((reason for pattern, reason in _UNKNOWN.items() if pattern.search(spelt)), None)
 
 

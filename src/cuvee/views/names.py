@@ -8,7 +8,7 @@ the planner's affair. Recipes can rename by hand first: `views.renamed`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cuvee.errors import PlanError
@@ -69,8 +69,10 @@ class _Matching:
         self.odd = odd
         self.wanted = wanted
         self.related = related
-        self.mine = _by_name(atom for name, source in odd.items() for atom in atoms_of(name, source.shape))
-        self.base = _by_name(atom for name, shape in wanted.items() for atom in atoms_of(name, shape))
+        self.atoms = _atoms({name: source.shape for name, source in odd.items()})
+        self.base_atoms = _atoms(wanted)
+        self.mine = {atom.name: atom for atoms in self.atoms.values() for atom in atoms}
+        self.base = {atom.name: atom for atoms in self.base_atoms.values() for atom in atoms}
         self.pairing = pair_names(
             {name: odd[atom.tensor].shape if atom.whole else None for name, atom in self.mine.items()},
             {name: wanted[atom.tensor] if atom.whole else None for name, atom in self.base.items()},
@@ -79,16 +81,13 @@ class _Matching:
     def run(self) -> _Found:
         """Everything that could be matched, built; the rest under names of its own."""
         mine_of = {theirs: mine for mine, theirs in self.pairing.names.items()}
-        needed: dict[str, list[Atom]] = {}
-        for atom in self.base.values():
-            needed.setdefault(atom.tensor, []).append(atom)
         sizes = self._sizes()
         built: dict[str, Source] = {}
         used: set[str] = set()
         fused = 0
-        for name, atoms in needed.items():
+        for name, atoms in self.base_atoms.items():
             names = [mine_of.get(atom.name) for atom in atoms]
-            if None in names or len(atoms) < len(atoms_of(name, self.wanted[name])):
+            if None in names:
                 continue
             mine = [self.mine[each] for each in names if each is not None]
             built[name] = self._build(name, atoms, mine, sizes)
@@ -98,15 +97,11 @@ class _Matching:
             self._refuse_unknown_orders(built, used)
         return _Found(built, self._rest(used, built, sizes), self.pairing, fused)
 
-    def _build(self, name: str, atoms: list[Atom], mine: list[Atom], sizes: Mapping[str, list[int]]) -> Source:
+    def _build(self, name: str, atoms: Sequence[Atom], mine: Sequence[Atom], sizes: Mapping[str, list[int]]) -> Source:
         """The tensor `name` of the base from the pieces that play its atoms."""
         shape, first = self.wanted[name], self.odd[mine[0].tensor]
         alike = [(a.index, a.count, a.expert) for a in atoms] == [(a.index, a.count, a.expert) for a in mine]
-        if (
-            alike
-            and len({atom.tensor for atom in mine}) == 1
-            and len(mine) == len(atoms_of(mine[0].tensor, first.shape))
-        ):
+        if alike and len({atom.tensor for atom in mine}) == 1 and len(mine) == len(self.atoms[mine[0].tensor]):
             return first  # stored whole on both sides; a shape that differs is told by the planner
         pieces = [cut(self.odd[atom.tensor], atom, sizes.get(atom.tensor)) for atom in mine]
         whole = join([piece for piece in pieces if piece is not None], atoms, shape) if None not in pieces else None
@@ -140,8 +135,8 @@ class _Matching:
         """What has no counterpart: whole tensors, or pieces where only some of a tensor's were used."""
         rest: dict[str, Source] = {}
         for name, source in self.odd.items():
-            atoms = atoms_of(name, source.shape)
-            left = [atom for atom in atoms if atom.name not in used or self.mine[atom.name].tensor != name]
+            atoms = self.atoms[name]
+            left = [atom for atom in atoms if atom.name not in used]
             if len(left) == len(atoms):
                 translated = self.pairing.translate(name)
                 rest[name if translated in built or translated in rest else translated] = source
@@ -175,15 +170,13 @@ class _Matching:
                 )
 
 
-def _by_name(atoms: Iterable[Atom]) -> dict[str, Atom]:
-    """Atoms by name; where two would have one name, each keeps its own tensor's."""
-    listed = list(atoms)
-    counts = Counter(atom.name for atom in listed)
+def _atoms(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[Atom, ...]]:
+    """The atoms of each tensor; where two tensors would have an atom of one name, each stays whole under its own."""
+    found = {name: atoms_of(name, shape) for name, shape in shapes.items()}
+    counts = Counter(atom.name for atoms in found.values() for atom in atoms)
     return {
-        (atom.name if counts[atom.name] == 1 else atom.tensor): atom
-        if counts[atom.name] == 1
-        else Atom(atom.tensor, atom.tensor)
-        for atom in listed
+        name: atoms if all(counts[atom.name] == 1 for atom in atoms) else (Atom(name, name),)
+        for name, atoms in found.items()
     }
 
 

@@ -60,6 +60,12 @@ def test_scales_of_tensors_and_rows(method: str, shape: tuple[int, ...], tmp_pat
     assert seen.notes[0].endswith("; 1 scales of activations are left out")
 
 
+def test_scales_that_are_powers_of_two(tmp_path: Path) -> None:
+    stored = {"a.weight": ONES, "a.weight_scale_inv": np.array([[0.25], [1.0], [2.0], [8.0]]).astype(DTYPES["F8_E8M0"])}
+    seen = dequantised(opened(tmp_path / "m", stored, FP8))
+    assert values(seen, "a.weight") == [0.25] * 6 + [1.0] * 6 + [2.0] * 6 + [8.0] * 6
+
+
 def test_stacked_experts(tmp_path: Path) -> None:
     scales = np.arange(1, 5, dtype=np.float32).reshape(2, 2, 1)
     stored = {"e.gate_up_proj": np.ones((2, 256, 3), E4M3), "e.gate_up_proj_scale_inv": scales}

@@ -332,3 +332,13 @@ def test_attention_by_any_name(folder: Folder) -> None:
     assert_same(folder.match(whole, split), split)
     folder.path = folder.path / "back"
     assert_same(folder.match(split, whole), whole)
+
+
+def test_two_spellings_of_one_name_in_one_checkpoint_stay_two_tensors(folder: Folder) -> None:
+    theirs = decoder() | {"a.mlp.shared_mlp.w": values(2), "a.mlp.shared_expert.w": values(2)}
+    base = renamed(decoder(), (r"^model\.", "")) | {"a.mlp.shared_experts.w": values(2)}
+    wanted = renamed(decoder(), (r"^model\.", "")).keys() | {"a.mlp.shared_mlp.w", "a.mlp.shared_expert.w"}
+    assert folder.match(theirs, base).tensors.keys() == wanted
+    folder.path = folder.path / "base"
+    seen = folder.match(base, theirs)
+    assert seen.tensors.keys() == decoder().keys() | {"a.mlp.shared_experts.w"}
