@@ -51,15 +51,48 @@ _SIZES: tuple[tuple[str, Any], ...] = (
     (r"num_conv_pos_embedding_groups", 2),
     (r"num_register_tokens|num_query_tokens|num_latents", 2),
 )  # fmt: skip
+# What single classes need beside small sizes; `text_config.key` is a key of that part.
+SPECIAL: dict[str, dict[str, Any]] = {
+    "BambaForCausalLM": {"mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "attn_layer_indices": [1]},
+    "GraniteMoeHybridForCausalLM": {
+        "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "layer_types": ["mamba", "attention"],
+    },
+    "JambaForCausalLM": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1,
+                         "expert_layer_period": 2, "expert_layer_offset": 1},
+    "NemotronHForCausalLM": {"mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 8,
+                             "layers_block_type": ["mamba", "attention", "moe", "mamba"], "num_hidden_layers": 4},
+    "Mamba2ForCausalLM": {"num_heads": 4, "head_dim": 8, "state_size": 8, "n_groups": 1},
+    "MambaForCausalLM": {"state_size": 8},
+    "FalconMambaForCausalLM": {"state_size": 8},
+    "ZambaForCausalLM": {"num_hidden_layers": 3, "layer_types": ["mamba", "hybrid", "mamba"], "mamba_d_state": 8,
+                         "n_mamba_heads": 2, "attention_hidden_size": 32, "attention_head_dim": 16},
+    "DiffLlamaForCausalLM": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4},
+    "GPTNeoForCausalLM": {"attention_types": [[["global", "local"], 1]]},
+    "Lfm2MoeForCausalLM": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "Qwen3NextForCausalLM": {
+        "num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+    },
+    "MinistralForCausalLM": {"head_dim": 8},
+    "HunYuanDenseV1ForCausalLM": {"head_dim": 8},
+    "NemotronForCausalLM": {"head_dim": 8, "num_key_value_heads": 1},
+    "Dots1ForCausalLM": {"n_routed_experts": 4, "n_shared_experts": 1},
+    "DbrxForCausalLM": {"attn_config": {"kv_n_heads": 1, "rope_theta": 1e4},
+                        "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2}},
+    "EsmForMaskedLM": {"vocab_size": VOCABULARY, "pad_token_id": 1},
+    "Llama4ForConditionalGeneration": {"vision_config.intermediate_size": 64, "vision_config.projector_input_dim": 16,
+                                       "vision_config.projector_output_dim": 16,
+                                       "vision_config.vision_output_dim": 16},
+}  # fmt: skip
 
 
-def tiny(name: str, more: Mapping[str, Any] | None = None) -> Any:
+def tiny(name: str) -> Any:
     """A random model of the class called `name`."""
     import torch
     import transformers
 
     kind = getattr(transformers, name)
-    config = small_config(kind.config_class, more or {})
+    config = small_config(kind.config_class, SPECIAL.get(name, {}))
     torch.manual_seed(3)
     model = kind(config)
     return model.eval()

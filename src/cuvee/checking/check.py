@@ -12,6 +12,7 @@ from cuvee.checking.values import values
 from cuvee.errors import CheckpointError
 from cuvee.tensors.checkpoint import open_checkpoint
 from cuvee.tensors.location import Directory
+from cuvee.views.module_folders import with_module_folders
 
 
 def check_checkpoint(
@@ -37,7 +38,7 @@ def check_checkpoint(
     """
     location = Directory(path)
     try:
-        checkpoint = open_checkpoint(location, path.name, converted)
+        checkpoint = with_module_folders(open_checkpoint(location, path.name, converted), converted)
         config = checkpoint.config  # parsed here, so that a damaged one is told here
     except CheckpointError as error:
         text = "; ".join(filter(None, (error.what, error.found, error.fix)))

@@ -81,8 +81,7 @@ def plan(recipe: Path, out: Path, as_json: bool, ops: bool, **values: Any) -> No
 @app.command()
 @click.argument("checkpoint")
 @click.option("--json", "as_json", is_flag=True, help="Print the layout as JSON.")
-@click.option("--transformers-cache", metavar="PATH", help="Folder for downloaded models.")
-def layout(checkpoint: str, as_json: bool, transformers_cache: str | None) -> None:
+def layout(checkpoint: str, as_json: bool) -> None:
     """Show what CHECKPOINT (a path or Hub id) holds: stacks, layers, shapes, ties and vocabulary.
 
     Only headers and config are read.
@@ -93,7 +92,7 @@ def layout(checkpoint: str, as_json: bool, transformers_cache: str | None) -> No
     from cuvee import api
     from cuvee.cli import show_layout
 
-    tree = api.describe(checkpoint, MergeOptions(transformers_cache=transformers_cache))
+    tree = api.describe(checkpoint)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(tree), indent=2))
     else:

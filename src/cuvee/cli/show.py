@@ -58,6 +58,8 @@ def report(done: MergeReport) -> None:
     console.print(
         f"  read {size(done.bytes_read)}, wrote {size(done.bytes_written)} in {done.seconds:.2f} s ({speed}/s){memory}"
     )
+    for decision in done.decisions:
+        console.print(f"  {escape(_named(decision.tensors))}: {escape(decision.rule)}", soft_wrap=True)
 
 
 def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:

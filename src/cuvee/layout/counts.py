@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cuvee.layout.configs import Path, parts, roles
-from cuvee.layout.facts import LAYER_COUNT_KEYS
+from cuvee.layout.facts import LAYER_COUNT_KEYS, LAYER_LISTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,7 @@ def counts_of(stacks: Mapping[str, tuple[int, int]], config: Mapping[str, Any]) 
     """
     found: dict[str, list[tuple[_Fit, Count]]] = {}
     for path, part in parts(config):
-        for key in LAYER_COUNT_KEYS:
-            value = part.get(key)
-            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-                continue
+        for key, value in _entries(part):
             count = Count((*path, key), value)
             fits = {stack: _fit(stack, count, *facts) for stack, facts in stacks.items()}
             if fitting := {stack: fit for stack, fit in fits.items() if fit is not None}:
@@ -45,6 +42,14 @@ def counts_of(stacks: Mapping[str, tuple[int, int]], config: Mapping[str, Any]) 
         stack: tuple(count for _, count in sorted(entries, key=lambda entry: entry[0], reverse=True))
         for stack, entries in found.items()
     }
+
+
+def _entries(part: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The keys of a part that count layers; failing those, the first list that has one entry a layer."""
+    found = {key: part.get(key) for key in LAYER_COUNT_KEYS}
+    counted = [(key, n) for key, n in found.items() if isinstance(n, int) and not isinstance(n, bool) and n > 0]
+    lists = [(key, len(part[key])) for key in LAYER_LISTS if isinstance(part.get(key), list) and part[key]]
+    return counted or lists[:1]
 
 
 _Fit = tuple[int, int, bool, int]

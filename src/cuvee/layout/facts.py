@@ -8,6 +8,8 @@ LAYER_COUNT_KEYS = (
     "num_encoder_layers", "num_decoder_layers", "encoder_num_hidden_layers", "decoder_num_hidden_layers",
     "num_blocks", "n_blocks", "num_layers_encoder",
 )  # fmt: skip
+# Config lists with an entry a layer that stand for the number of layers where no key holds it.
+LAYER_LISTS = ("layers_block_type", "block_types", "layer_types")
 # Where one key may count the layers of encoder and decoder, and the key that counts the decoder's alone.
 DECODER_COUNTS = {"num_layers": "num_decoder_layers"}
 # Words in the names of config lists that have one entry a layer.
@@ -23,7 +25,7 @@ REPEATED_PATTERNS = ("attention_types",)
 LAYER_INDEX_LISTS = (
     "mlp_only_layers", "moe_layers", "full_attn_idxs", "attn_layer_indices", "cross_attention_layers",
     "deepstack_visual_indexes", "fullatt_block_indexes", "global_attn_indexes", "hybrid_layer_ids", "dense_layers",
-    "altup_layers",
+    "ple_layer_ids", "full_attention_layers", "linear_attention_layers", "global_attention_layers",
 )  # fmt: skip
 # Config keys that count the first layers of a kind of their own.
 LEADING_LAYER_COUNTS = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "max_window_layers")
@@ -51,20 +53,22 @@ VOCABULARY_BIASES = (
     "lm_head.bias", "predictions.bias", "predictions.decoder.bias", "lm_head.decoder.bias", "final_logits_bias",
     "vocab_projector.bias", "pred_layer.proj.bias", "lm_loss.bias", "^decoder.bias", "embed_out.bias",
 )  # fmt: skip
-# What the head is called where it is not `lm_head.weight`: the end of the embedding's name -> what takes its place.
+# The end of an embedding's name -> what the head is called, if the model has one.
 HEAD_NAMES = {
     "language_model.model.embed_tokens.weight": "language_model.lm_head.weight",
-    "gpt_neox.embed_in.weight": "embed_out.weight",
+    "embed_tokens.weight": "lm_head.weight", "shared.weight": "lm_head.weight", "wte.weight": "lm_head.weight",
+    "embed_in.weight": "embed_out.weight", "backbone.embeddings.weight": "lm_head.weight",
     "rwkv.embeddings.weight": "head.weight",
-}
+}  # fmt: skip
 # Parts of class names of models with a head that the config's `tie_word_embeddings` speaks of.
 MODELS_WITH_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # Buffers that a model computes for itself; older checkpoints hold them, newer ones do not. Those of the second line are
-# masks of four dimensions; biases of the same name are not meant.
+# counters, the third masks of four dimensions; biases of the same name are not meant.
 DERIVED_BUFFERS = (
     "inv_freq", "original_inv_freq", "cos_cached", "sin_cached", "position_ids", "token_type_ids", "masked_bias",
     "relative_position_index",
 )  # fmt: skip
+COUNTERS = ("num_batches_tracked",)
 DERIVED_MASKS = ("attn.bias", "attention.bias", "attn.attention.bias")
 # Config keys that hold the vocabulary's size; the first is what a config that names none would use.
 VOCABULARY_KEYS = ("vocab_size", "n_words")

@@ -5,10 +5,13 @@ Later numbers (experts, sub-layers) stay inside their layer. Shapes and configs 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cuvee.layout.facts import BEFORE_LAYERS, DERIVED_BUFFERS, DERIVED_MASKS, HEADS
+from cuvee.layout.facts import BEFORE_LAYERS, COUNTERS, DERIVED_BUFFERS, DERIVED_MASKS, HEADS
+
+_MODULE_FOLDER = re.compile(r"(\d+_\w+)/[^/]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,12 @@ def place_of(name: str) -> Place:
     return Place(None, 0, name)
 
 
+def folder_of(name: str) -> str | None:
+    """The module folder of a sentence-transformers checkpoint that a tensor or file is in: `2_Dense`."""
+    match = _MODULE_FOLDER.match(name)
+    return match[1] if match else None
+
+
 def ends_with(name: str, endings: Iterable[str]) -> bool:
     """Whether the last whole words of a dotted name are one of `endings`; one that starts with `^` is all of it."""
     return any(
@@ -49,4 +58,9 @@ def acts_before_layers(name: str) -> bool:
 
 def is_derived(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor is a buffer that the model computes for itself, from its config or not at all."""
-    return ends_with(name, DERIVED_BUFFERS) or (len(shape) == 4 and ends_with(name, DERIVED_MASKS))
+    return is_counter(name) or ends_with(name, DERIVED_BUFFERS) or (len(shape) == 4 and ends_with(name, DERIVED_MASKS))
+
+
+def is_counter(name: str) -> bool:
+    """Whether a tensor counts training steps, so that it differs between siblings and means nothing in a merge."""
+    return ends_with(name, COUNTERS)

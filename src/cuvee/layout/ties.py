@@ -51,12 +51,22 @@ def needs_head(config: Mapping[str, Any]) -> bool:
     return speaks and not ties_embeddings(config)
 
 
-def head_of(embedding: str) -> str:
-    """What the head of a model with this input embedding is called."""
-    for ending, head in HEAD_NAMES.items():
-        if embedding.endswith(ending):
-            return embedding.removesuffix(ending) + head
-    return "lm_head.weight"
+def missing_head(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> str | None:
+    """The head that a model's class and config ask for and no tensor can be; None where all is as it should be.
+
+    Any other matrix with a row a token outside the layers may be the head under a name of its own.
+    """
+    embedding = input_embedding(shapes)
+    if embedding is None or not needs_head(config):
+        return None
+    name = next((head for ending, head in HEAD_NAMES.items() if ends_with(embedding, (ending,))), None)
+    rows = shapes[embedding][0]
+    others = (
+        len(shape) == 2 and rows in shape and place_of(other).stack is None
+        for other, shape in shapes.items()
+        if other != embedding
+    )
+    return None if any(others) else name
 
 
 def untied_edits(config: Mapping[str, Any]) -> dict[Path, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from cuvee.layout.configs import ties_embeddings
 from cuvee.layout.layout import Layout, layout_of
 from cuvee.layout.names import acts_before_layers, is_derived
-from cuvee.layout.ties import head_of, input_embedding, is_head, needs_head
+from cuvee.layout.ties import input_embedding, is_head, missing_head
 from cuvee.layout.vocabulary import vocabulary_axes
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.sources import Source
@@ -88,8 +88,8 @@ def _notes(checkpoint: Checkpoint) -> dict[str, tuple[str, ...]]:
     notes: dict[str, list[str]] = {name: [f"vocabulary on axis {axis}"] for name, axis in axes.items()}
     embedding = input_embedding(shapes)
     if embedding and not any(map(is_head, shapes)):
-        if needs_head(checkpoint.config):
-            notes.setdefault(embedding, []).append(f"stands for {head_of(embedding)}, which is not stored")
+        if head := missing_head(shapes, checkpoint.config):
+            notes.setdefault(embedding, []).append(f"stands for {head}, which is not stored")
         elif ties_embeddings(checkpoint.config):
             notes.setdefault(embedding, []).append("tied: the head, if there is one, is this tensor")
     for name, shape in shapes.items():

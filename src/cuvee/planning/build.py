@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 from cuvee.errors import CheckpointError, PlanError
-from cuvee.layout.configs import parts, ties_embeddings
+from cuvee.layout.configs import ties_embeddings
 from cuvee.layout.edits import layer_edits
 from cuvee.layout.layout import layout_of
 from cuvee.layout.names import is_derived
@@ -226,7 +226,7 @@ def _config_edits(planned: Outline, base: Checkpoint) -> dict[str, Any]:
     for cut in planned.cuts.values():
         before = len(layout.stacks.get(cut.stack, ()))
         found = layer_edits(base.config, layout, cut.stack, cut.kept) if before else {}
-        if base.config and len(cut.kept) != before and len(cut.kept) not in found.values():
+        if base.config and len(cut.kept) != before and not found:
             raise PlanError(
                 f"config.json of {base.name} does not say that it has {before} layers",
                 fix="slice a model whose config.json holds its number of layers",
@@ -238,15 +238,10 @@ def _config_edits(planned: Outline, base: Checkpoint) -> dict[str, Any]:
 
 
 def _gains_head(planned: Outline, base: Checkpoint) -> bool:
-    """Whether the output has a head although the base's config ties it.
-
-    A head that the base stores without a word on ties is as its class wants it, and needs no word either.
-    """
+    """Whether the output has a head that the base lacks because it ties it to the embedding."""
     if not ties_embeddings(base.config) or input_embedding(base.tensors) is None:
         return False
-    silent = not any("tie_word_embeddings" in part for _, part in parts(base.config))
-    heads = [wanted.name for wanted in planned.tensors if is_head(wanted.name)]
-    return any(not (silent and name in base.tensors) for name in heads)
+    return any(is_head(wanted.name) and wanted.name not in base.tensors for wanted in planned.tensors)
 
 
 def _dropped(

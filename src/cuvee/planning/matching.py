@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from cuvee.errors import PlanError
 from cuvee.layout.configs import ties_embeddings
-from cuvee.layout.names import is_derived
-from cuvee.layout.ties import head_of, input_embedding, is_head, needs_head, tied_embedding
+from cuvee.layout.names import is_counter, is_derived
+from cuvee.layout.ties import input_embedding, is_head, missing_head, needs_head, tied_embedding
 from cuvee.planning.ops import Decision
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float
@@ -139,19 +139,20 @@ def _shape(member: Member, own: str | None) -> tuple[int, ...]:
 def _derived(name: str, members: Sequence[Member]) -> bool:
     """Whether a tensor is computed by the model itself; integers that all models have must agree like any others."""
     held = [m.checkpoint.tensors[m.names[name]] for m in members if name in m.names]
-    return is_derived(name, held[0].shape) and (len(held) < len(members) or all(is_float(s.dtype) for s in held))
+    return is_derived(name, held[0].shape) and (
+        is_counter(name) or len(held) < len(members) or all(is_float(s.dtype) for s in held)
+    )
 
 
 def _required_head(members: Sequence[Member], base: int) -> tuple[str, tuple[str | None, ...]] | None:
-    """The head that the base's class and config ask for, and the embeddings to take it from."""
-    if not needs_head(members[base].checkpoint.config):
-        return None
+    """The head that the base's class and config ask for although it is stored under no name, and its embeddings."""
+    stored = members[base].checkpoint
+    shapes = {name: source.shape for name, source in stored.tensors.items()}
+    head = missing_head(shapes, stored.config)
     names = [input_embedding(member.names) for member in members]
-    if any(is_head(name) for name in members[base].checkpoint.tensors) or None in names:
+    if head is None or None in names:
         return None
-    return head_of(names[base] or ""), tuple(
-        member.names[name or ""] for member, name in zip(members, names, strict=True)
-    )
+    return head, tuple(member.names[name or ""] for member, name in zip(members, names, strict=True))
 
 
 def differing(members: Sequence[Member], names: Iterable[str]) -> str:

@@ -91,7 +91,7 @@ def check_kinds(cut: Cut, base: Checkpoint) -> None:
     known = [layout.build(cut.stack, number) for number in layout.stacks[cut.stack]]
     edits = layer_edits(base.config, layout, cut.stack, cut.kept)
     counts = {count.path for count in layout.counts.get(cut.stack, ())}
-    if len(set(known)) == 1 or set(edits) - counts:
+    if len(set(known)) == 1 or any(path not in counts or not isinstance(new, int) for path, new in edits.items()):
         return
     for position, build in enumerate(cut.builds):
         expected = _expected(known, position)

@@ -17,6 +17,7 @@ from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
 from cuvee.tensors.hub import open_location
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.dequantised import dequantised
+from cuvee.views.module_folders import with_module_folders
 from cuvee.views.names import matched
 from cuvee.views.renamed import renamed
 from cuvee.views.tied import without_tied_copies
@@ -44,7 +45,7 @@ def open_stored(ref: ModelRef, options: MergeOptions) -> Checkpoint:
 
     """
     cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
-    return open_checkpoint(open_location(ref, cache), str(ref), conversions())
+    return with_module_folders(open_checkpoint(open_location(ref, cache), str(ref), conversions()), conversions())
 
 
 def conversions() -> Path:

@@ -82,3 +82,11 @@ def test_layers_beyond_the_count_are_no_layers() -> None:
     assert layout.stacks == {"model.layers": [0, 1, 2]}
     assert layer_edits(config, layout, "model.layers", (0, 1)) == {("num_hidden_layers",): 2}
     assert layer_edits({}, stacks({}, model_layers=4), "model.layers", (0,)) == {}
+
+
+def test_a_list_of_kinds_counts_where_nothing_else_does() -> None:
+    """As Nemotron-H's configs have it."""
+    config = {"layers_block_type": ["m", "a", "m"]}
+    layout = stacks(config, model_layers=4)
+    assert layout.stacks == {"model.layers": [0, 1, 2]}
+    assert layer_edits(config, layout, "model.layers", (1, 2)) == {("layers_block_type",): ["a", "m"]}

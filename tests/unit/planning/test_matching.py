@@ -130,6 +130,13 @@ def test_computed_buffers_are_not_averaged(models: Models) -> None:
     assert dropped(plan) == []
 
 
+def test_counters_of_training_steps_need_not_agree(models: Models) -> None:
+    name = "model.layers.0.conv.norm.num_batches_tracked"
+    for model, steps in (("x", 5), ("y", 7)):
+        models.add(model, with_buffer(name, np.array(steps)))
+    assert made(models.plan(linear("x", "y")))[name] == (None, ["x"])
+
+
 def test_integers_that_all_models_have_must_agree(models: Models) -> None:
     for name in ("x", "y"):
         models.add(name, with_buffer("model.position_ids", np.arange(6)))
@@ -164,10 +171,20 @@ def test_a_nested_config_is_untied_too(models: Models) -> None:
     assert edits == {"tie_word_embeddings": False, "text_config.tie_word_embeddings": False}
 
 
-def test_a_head_without_a_word_on_ties_stays_as_it_is(models: Models) -> None:
+@pytest.mark.parametrize("config", [SILENT, TIED])
+def test_a_config_stays_where_the_base_stores_its_head(config: dict[str, Any], models: Models) -> None:
+    """Whether it is tied to something else, or its class wants it so: the config was right for these tensors."""
     for name in ("x", "y"):
-        models.add(name, llama(), SILENT)
+        models.add(name, llama(), config)
     assert models.plan(linear("x", "y")).config_edits == {}
+
+
+def test_a_head_of_an_unknown_name_is_a_head(models: Models) -> None:
+    body = llama(head=False) | {"model.to_tokens.weight": np.ones((4, 3), np.float32)}
+    for name in ("x", "y"):
+        models.add(name, body)  # the config says: not tied
+    plan = models.plan(linear("x", "y"))
+    assert set(made(plan)) == set(body)
 
 
 def test_other_architectures_are_merged_where_they_fit(models: Models) -> None:

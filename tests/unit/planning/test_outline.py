@@ -84,6 +84,7 @@ def test_tensors_without_a_counterpart_are_named_with_their_models(models: Model
 
 
 TIED = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 3, "tie_word_embeddings": True}
+NOT_TIED = TIED | {"tie_word_embeddings": False}
 
 
 def test_a_tied_head_is_the_embedding(models: Models) -> None:
@@ -100,13 +101,14 @@ def test_heads_tied_in_all_models_are_not_made_up(models: Models) -> None:
 
 
 def test_a_head_that_the_config_asks_for_is_the_embedding(models: Models) -> None:
-    models.add("headless", llama(head=False), TIED | {"tie_word_embeddings": False})
+    models.add("headless", llama(head=False), NOT_TIED)
     found = outlined(models, linear("a", "headless"))
     inputs = {w.name: w.inputs for w in found.tensors}
     assert inputs["lm_head.weight"] == ("lm_head.weight", "model.embed_tokens.weight")
     assert [d.tensors for d in found.decisions] == [("lm_head.weight",)]
     assert "headless" in found.decisions[0].rule
-    alone = outlined(models, linear("headless", "headless"))
+    models.add("alone", llama(head=False) | {"model.norm.weight": np.ones(3, np.float32)}, NOT_TIED)
+    alone = outlined(models, linear("alone", "alone"))
     assert {w.name: w.inputs for w in alone.tensors}["lm_head.weight"] == ("model.embed_tokens.weight",) * 2
 
 
