@@ -70,6 +70,8 @@ DERIVED_BUFFERS = (
 )  # fmt: skip
 COUNTERS = ("num_batches_tracked",)
 DERIVED_MASKS = ("attn.bias", "attention.bias", "attn.attention.bias")
+# Integers in a layer that hold the layer's own number, and what the first layer is called there.
+LAYER_NUMBERS = {"layer_idx": 0, "layer_index": 0, "layer_id": 0, "layer_number": 1}
 # Config keys that hold the vocabulary's size; the first is what a config that names none would use.
 VOCABULARY_KEYS = ("vocab_size", "n_words")
 

@@ -23,7 +23,7 @@ from cuvee.recipe.values import resolve_parameters
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, name_of, promote
 from cuvee.tensors.reference import ModelRef
-from cuvee.tensors.sources import Source, stored_pieces
+from cuvee.tensors.sources import Constant, Source, stored_pieces
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,9 @@ class _Builder:
             return _op(wanted.name, stored, indices, stored[0].dtype)
         _check_shapes(wanted.name, stored, [self.checkpoints[ref].name for ref in refs])
         dtypes = tuple(piece.dtype for piece in stored)
+        if wanted.number is not None and not is_float(dtypes[0]) and stored[0].shape in ((), (1,)):
+            number = Constant(wanted.number, dtypes[0], stored[0].shape)
+            return _op(wanted.name, [number] * len(stored), indices, dtypes[0])
         if not all(map(is_float, dtypes)):
             self.promoted(dtypes, wanted.name)  # refuses dtypes that differ
             return _op(wanted.name, stored, indices, dtypes[0])

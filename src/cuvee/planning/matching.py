@@ -147,6 +147,8 @@ def _derived(name: str, members: Sequence[Member]) -> bool:
 def _required_head(members: Sequence[Member], base: int) -> tuple[str, tuple[str | None, ...]] | None:
     """The head that the base's class and config ask for although it is stored under no name, and its embeddings."""
     stored = members[base].checkpoint
+    if not needs_head(stored.config) or input_embedding(members[base].names) is None:
+        return None
     shapes = {name: source.shape for name, source in stored.tensors.items()}
     head = missing_head(shapes, stored.config)
     names = [input_embedding(member.names) for member in members]

@@ -10,7 +10,7 @@ from cuvee.errors import PlanError
 from cuvee.layout.facts import MODULES
 from cuvee.layout.layout import Layout, layout_of
 from cuvee.layout.modules import owner
-from cuvee.layout.names import place_of
+from cuvee.layout.names import place_of, stored_number
 from cuvee.planning.matching import Match, Member, Rules, differing, matched
 from cuvee.planning.ops import Decision
 from cuvee.planning.slices import Cut, Group, check_kinds, sliced
@@ -33,6 +33,7 @@ class Wanted:
         slice_: the slice that it belongs to.
         t: its position, for gradients.
         copied: which source is copied instead of merging; None to merge.
+        number: what the tensor holds if it is its layer's own number, which slices change.
 
     """
 
@@ -42,6 +43,7 @@ class Wanted:
     slice_: SliceRecipe
     t: float
     copied: int | None = None
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,9 @@ def _matched(
     base = slice_.sources.index(source) if source else 0
     for match in matched(group.members, base, rules, _refusal(recipe, group)):
         t = _position(match, slice_, layouts) if group.t is None else group.t
-        yield Wanted(match.name, match.inputs, module, slice_, t, match.copied)
+        place = place_of(match.name)
+        number = None if group.layer is None else stored_number(place.rest, place.layer)
+        yield Wanted(match.name, match.inputs, module, slice_, t, match.copied, number)
 
 
 def _position(match: Match, slice_: SliceRecipe, layouts: Mapping[ModelRef, Layout]) -> float:

@@ -254,6 +254,29 @@ class Dequantised:
         return (1,) * (2 - len(shape)) + shape
 
 
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One value all over, known without reading a file."""
+
+    value: int
+    dtype: str
+    shape: tuple[int, ...]
+    kind: Literal["constant"] = "constant"
+
+    @property
+    def children(self) -> tuple[Source, ...]:
+        """None: this is a leaf."""
+        return ()
+
+    def extents(self, start: int, stop: int) -> Iterator[Extent]:  # noqa: ARG002 - every node has it
+        """None."""
+        return iter(())
+
+    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:  # noqa: ARG002
+        """Elements [start, stop) as a fresh array of `dtype`."""
+        return np.full(stop - start, self.value, dtype)
+
+
 def part_of(source: Source, axis: int, begin: int, end: int) -> Source:
     """Positions [begin, end) of `source` along `axis`, as one stored tensor where the bytes lie together."""
     if (begin, end) == (0, source.shape[axis]):
@@ -272,7 +295,7 @@ def reshape(source: Source, shape: tuple[int, ...]) -> Source:
     return replace(source, shape=shape) if isinstance(source, (Stored, Reshaped)) else Reshaped(source, shape)
 
 
-Source = Union[Stored, Joined, Part, Reshaped, Dequantised]  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
+Source = Union[Stored, Joined, Part, Reshaped, Dequantised, Constant]  # noqa: UP007 - in quotes above, where `|` is not evaluated
 """Any node; `kind` tells them apart in JSON. Vocabulary rows, low-rank updates and merges of merges become further
 nodes."""
 
