@@ -13,6 +13,7 @@ from typing import Any
 import cuvee
 from cuvee.checking.check import check_checkpoint
 from cuvee.checking.findings import CheckReport
+from cuvee.checking.structure import structure
 from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.engine.fetch import fetch
@@ -115,7 +116,7 @@ def merge(
         processes = execute(opened.plan, partial, engine_settings(options), locate, progress)
         progress.end()
         files, warnings = complete(opened, partial, target.name, options)
-        warnings = (*warnings, *_checked(partial, options))
+        warnings = (*warnings, *_checked(partial, opened, options))
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)
     return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings), processes)
@@ -232,11 +233,10 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
         require_torch()
 
 
-def _checked(partial: Path, options: MergeOptions) -> list[str]:
+def _checked(partial: Path, opened: Opened, options: MergeOptions) -> list[str]:
     """What the cheap part of a check finds wrong with a finished merge, before it gets its name.
 
-    Headers that cannot be read back end the merge. The rest was so in the base already, or is what the recipe asks for,
-    and is said.
+    Headers that cannot be read back end the merge. The rest is said, unless it is so in the base already.
     """
     if not options.safe_serialization:
         return []
@@ -245,7 +245,9 @@ def _checked(partial: Path, options: MergeOptions) -> list[str]:
         if finding.check == "files":
             fix = "check the disk, then run the same command again"
             raise OutputError(f"the merged weights cannot be read back: {finding.text}", fix=fix, path=str(partial))
-    return [f"the merged checkpoint: {finding.text}" for finding in report.problems]
+    base = list(opened.checkpoints.values())[opened.plan.base]
+    inherited = {finding.text for finding in structure(base, tokenizer=False)} if report.problems else set()
+    return [f"the merged checkpoint: {each.text}" for each in report.problems if each.text not in inherited]
 
 
 def _report(

@@ -92,14 +92,73 @@ def test_no_such_directory(cuvee: Any, tmp_path: Path) -> None:
     assert said.err.startswith("error: no checkpoint at ")
 
 
-def test_a_merge_says_what_is_wrong_with_its_result(cuvee: Any, family: Family) -> None:
-    for model in ("a", "b"):
-        config = family.config(model)
-        (family.path(model) / "config.json").write_text(json.dumps(config | {"eos_token_id": 4000}))
+def test_layers_that_share_their_tensors_are_no_problem(cuvee: Any, tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.AlbertConfig(
+        vocab_size=32,
+        embedding_size=8,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
+    transformers.AlbertForMaskedLM(config).save_pretrained(tmp_path / "albert")
+    assert findings(cuvee, tmp_path / "albert", "--quick")["layers"][0] == "problem"
+    state, text = findings(cuvee, tmp_path / "albert")["layers"]
+    assert state == "note"
+    assert text.endswith("the model's class does not miss them")
+
+
+@pytest.fixture
+def recipe(family: Family) -> Path:
     recipe = family.folder / "recipe.yml"
     recipe.write_text(f"merge_method: linear\nmodels: [{{model: {family.path('a')}}}, {{model: {family.path('b')}}}]\n"
                       "parameters: {weight: 1}\n")  # fmt: skip
-    said = cuvee("merge", str(recipe), str(family.folder / "out"))
+    return recipe
+
+
+def test_a_merge_says_what_is_wrong_with_its_result_but_not_with_its_base(
+    cuvee: Any, family: Family, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cuvee import api
+
+    config = family.config("a")
+    (family.path("a") / "config.json").write_text(json.dumps(config | {"eos_token_id": 4000}))
+    said = cuvee("merge", str(recipe), str(family.folder / "first"))
     assert said.code == 0
-    assert "warning: the merged checkpoint: eos_token_id is 4000, and the embedding has 128 rows" in said.err
-    assert cuvee("check", str(family.folder / "out"), "--quick").code == 2
+    assert "the merged checkpoint" not in said.err
+    complete = api.complete
+
+    def damaged(opened: Any, partial: Path, *rest: Any) -> Any:
+        done = complete(opened, partial, *rest)
+        written = json.loads((partial / "config.json").read_text())
+        (partial / "config.json").write_text(json.dumps(written | {"num_hidden_layers": 5}))
+        return done
+
+    monkeypatch.setattr(api, "complete", damaged)
+    said = cuvee("merge", str(recipe), str(family.folder / "second"))
+    assert said.code == 0
+    told = [line for line in said.err.splitlines() if "the merged checkpoint" in line]
+    assert told == [
+        "warning: the merged checkpoint: model.layers: num_hidden_layers is 5, and layers 3, 4 are not stored"
+    ]
+
+
+def test_a_merge_that_cannot_be_read_back_leaves_nothing(
+    cuvee: Any, family: Family, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cuvee import api
+
+    complete = api.complete
+
+    def damaged(opened: Any, partial: Path, *rest: Any) -> Any:
+        done = complete(opened, partial, *rest)
+        (partial / "model.safetensors").write_bytes((partial / "model.safetensors").read_bytes()[:-1])
+        return done
+
+    monkeypatch.setattr(api, "complete", damaged)
+    said = cuvee("merge", str(recipe), str(family.folder / "out"))
+    assert said.code == 2
+    assert "the merged weights cannot be read back" in said.err
+    assert not list(family.folder.glob("out*"))

@@ -14,7 +14,8 @@ class Finding:
     """One answer.
 
     Attributes:
-        check: what was asked: `files`, `layers`, `ties`, `vocabulary`, `values`, `transformers`, `generation`.
+        check: what was asked: `files`, `config`, `layers`, `head`, `ties`, `vocabulary`, `values`, `transformers` or
+            `generation`.
         state: `ok`; `problem`, if the checkpoint is not what it should be; `note`, if it may be meant so; `skipped`.
         text: the answer in words.
 

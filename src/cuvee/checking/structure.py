@@ -92,10 +92,10 @@ def _ties(checkpoint: Checkpoint) -> Iterator[Finding]:
         yield Finding("ties", "ok", f"no head is stored; {embedding} serves" if ties_embeddings(checkpoint.config) else
                       "no head is stored, and none is needed")  # fmt: skip
     elif len(vocabulary_axes(shapes, checkpoint.config)) > 1:
-        yield Finding("ties", "note", "tie_word_embeddings is false, and no tensor has a name that heads have")
+        yield Finding("head", "note", "tie_word_embeddings is false, and no tensor has a name that heads have")
     else:
         text = "tie_word_embeddings is false, so the model needs a head of its own, and none is stored"
-        yield Finding("ties", "problem", text)
+        yield Finding("head", "problem", text)
 
 
 def _says_tied(checkpoint: Checkpoint) -> bool:
@@ -110,7 +110,7 @@ def _vocabulary(checkpoint: Checkpoint, *, tokenizer: bool) -> Iterator[Finding]
         return
     said = vocabulary_size(checkpoint.config)
     bad = []
-    if isinstance(said, int) and said != rows:
+    if isinstance(said, int) and said > rows:
         bad.append(f"config.json says vocab_size {said}, and the embedding has {rows} rows")
     try:
         tokens = tokenizer_length(checkpoint) if tokenizer else None
@@ -126,7 +126,9 @@ def _vocabulary(checkpoint: Checkpoint, *, tokenizer: bool) -> Iterator[Finding]
         yield Finding("vocabulary", "problem", text)
     if not bad:
         known = f", {tokens} tokens in the tokenizer" if tokens is not None else ""
-        yield Finding("vocabulary", "ok", f"{rows} rows{known}")
+        more = isinstance(said, int) and said < rows  # so it is in Mllama, whose image token has a row of its own
+        beyond = f", {rows - said} more than vocab_size says" if more and said else ""
+        yield Finding("vocabulary", "note" if beyond else "ok", f"{rows} rows{beyond}{known}")
 
 
 def _special_ids(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

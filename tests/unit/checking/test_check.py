@@ -103,10 +103,10 @@ def test_lists_with_one_entry_a_layer(tmp_path: Path) -> None:
 
 def test_heads(tmp_path: Path) -> None:
     found = report(tmp_path / "a", model(head=False))
-    assert "needs a head of its own, and none is stored" in told(found, "ties", "problem")
+    assert "needs a head of its own, and none is stored" in told(found, "head", "problem")
     assert "embed_tokens" in told(report(tmp_path / "b", model(head=False), tie_word_embeddings=True), "ties", "ok")
     odd = model(head=False) | {"output_layer.weight": np.ones((8, 2), np.float32)}
-    assert "no tensor has a name that heads have" in told(report(tmp_path / "c", odd), "ties", "note")
+    assert "no tensor has a name that heads have" in told(report(tmp_path / "c", odd), "head", "note")
 
 
 @pytest.mark.parametrize("said", [True, False])
@@ -123,6 +123,8 @@ def test_a_tied_head_must_equal_its_embedding(said: bool, tmp_path: Path) -> Non
 def test_the_vocabulary(tmp_path: Path) -> None:
     text = told(report(tmp_path / "a", vocab_size=9), "vocabulary", "problem")
     assert text == "config.json says vocab_size 9, and the embedding has 8 rows"
+    text = told(report(tmp_path / "d", vocab_size=6), "vocabulary", "note")
+    assert text == "8 rows, 2 more than vocab_size says"
     text = told(report(tmp_path / "b", eos_token_id=[2, 8]), "vocabulary", "problem")
     assert text == "eos_token_id is 8, and the embedding has 8 rows"
     assert report(tmp_path / "c", pad_token_id=-1, bos_token_id=None, eos_token_id=7).ok
