@@ -17,9 +17,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from cuvee.tensors.checkpoint import open_checkpoint
+from cuvee.tensors.dequantised import Dequantised
 from cuvee.tensors.location import Directory
+from cuvee.tensors.parts import Part, Reshaped, part_of, reshape
 from cuvee.tensors.reader import FileReader
-from cuvee.tensors.sources import Dequantised, Joined, Part, Reshaped, Source, part_of, reshape
+from cuvee.tensors.sources import Joined, Source
 
 COLUMNS = 4096
 BLOCK = 1 << 18

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Union
 
 import numpy as np
 
 from cuvee.tensors.dtypes import itemsize, numpy_dtype, promote
-from cuvee.tensors.scales import rows_of_scales, scale_values, widen
 
 
 class Reader(Protocol):
@@ -125,136 +124,6 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Positions [begin, end) of a tensor along `axis`: how fused layouts become split ones."""
-
-    whole: Source
-    axis: int
-    begin: int
-    end: int
-    kind: Literal["part"] = "part"
-
-    @property
-    def children(self) -> tuple[Source, ...]:
-        """The tensor this is a part of."""
-        return (self.whole,)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The whole's shape, shorter along the axis."""
-        whole = self.whole.shape
-        return (*whole[: self.axis], self.end - self.begin, *whole[self.axis + 1 :])
-
-    @property
-    def dtype(self) -> str:
-        """The whole's."""
-        return self.whole.dtype
-
-    def extents(self, start: int, stop: int) -> Iterator[Extent]:
-        """The bytes of elements [start, stop)."""
-        for lower, upper, _ in self._runs(start, stop):
-            yield from self.whole.extents(lower, upper)
-
-    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """Elements [start, stop) as a fresh array of `dtype`."""
-        fresh = np.empty(stop - start, dtype)
-        for lower, upper, position in self._runs(start, stop):
-            begin = position - start
-            fresh[begin : begin + upper - lower] = self.whole.read(lower, upper, reader, dtype)
-        return fresh
-
-    def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """(start in the whole, stop in the whole, start in the part) for every run that [start, stop) touches."""
-        whole = self.whole.shape
-        inner = math.prod(whole[self.axis + 1 :])
-        stride, width = whole[self.axis] * inner, (self.end - self.begin) * inner
-        if width == 0:
-            return
-        for outer in range(start // width, -(-stop // width)):
-            lower, upper = max(start, outer * width), min(stop, (outer + 1) * width)
-            shift = outer * stride + self.begin * inner - outer * width
-            yield lower + shift, upper + shift, lower
-
-
-@dataclass(frozen=True, slots=True)
-class Reshaped:
-    """The same elements under another shape: how a stack of experts is a join of single ones."""
-
-    flat: Source
-    shape: tuple[int, ...]
-    kind: Literal["reshaped"] = "reshaped"
-
-    @property
-    def children(self) -> tuple[Source, ...]:
-        """What is reshaped."""
-        return (self.flat,)
-
-    @property
-    def dtype(self) -> str:
-        """The child's."""
-        return self.flat.dtype
-
-    def extents(self, start: int, stop: int) -> Iterator[Extent]:
-        """The bytes of elements [start, stop)."""
-        return self.flat.extents(start, stop)
-
-    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """Elements [start, stop) as a fresh array of `dtype`."""
-        return self.flat.read(start, stop, reader, dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Dequantised:
-    """Float8 values times the scale of their block; `scales` are two-dimensional, `block` as in `tensors.scales`."""
-
-    values: Stored
-    scales: Stored
-    block: tuple[int, ...]
-    kind: Literal["dequantised"] = "dequantised"
-
-    @property
-    def children(self) -> tuple[Source, ...]:
-        """Values and scales."""
-        return (self.values, self.scales)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The values' shape."""
-        return self.values.shape
-
-    @property
-    def dtype(self) -> str:
-        """What such weights are trained and served in; wide enough for every float8."""
-        return "BF16"
-
-    def extents(self, start: int, stop: int) -> Iterator[Extent]:
-        """The bytes of elements [start, stop)."""
-        if start < stop:
-            yield from self.values.extents(start, stop)
-            yield from self.scales.extents(*self._scales(start, stop))
-
-    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """Elements [start, stop) as a fresh array of `dtype`: the exact products, rounded once."""
-        if start >= stop:
-            return np.empty(0, dtype)
-        values = widen(reader.read(self.values.file, self.values.offset + start, stop - start), self.values.dtype)
-        scales = self.scales.read(*self._scales(start, stop), reader, np.dtype(np.float32))
-        grid = scales.reshape(-1, self.scales.shape[-1])
-        return scale_values(values, grid, start, self._matrix(self.values.shape), self._matrix(self.block), dtype)
-
-    def _scales(self, start: int, stop: int) -> tuple[int, int]:
-        """Which elements of the scales are needed."""
-        shape, block = self._matrix(self.values.shape), self._matrix(self.block)
-        first, last = rows_of_scales(start, stop, shape, block)
-        return first * self.scales.shape[-1], last * self.scales.shape[-1]
-
-    @staticmethod
-    def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
-        """A shape of two dimensions or more."""
-        return (1,) * (2 - len(shape)) + shape
-
-
-@dataclass(frozen=True, slots=True)
 class Constant:
     """One value all over, known without reading a file."""
 
@@ -277,25 +146,11 @@ class Constant:
         return np.full(stop - start, self.value, dtype)
 
 
-def part_of(source: Source, axis: int, begin: int, end: int) -> Source:
-    """Positions [begin, end) of `source` along `axis`, as one stored tensor where the bytes lie together."""
-    if (begin, end) == (0, source.shape[axis]):
-        return source
-    if isinstance(source, Stored) and math.prod(source.shape[:axis]) == 1:
-        inner = math.prod(source.shape[axis + 1 :])
-        shape = (*source.shape[:axis], end - begin, *source.shape[axis + 1 :])
-        return replace(source, offset=source.offset + begin * inner * itemsize(source.dtype), shape=shape)
-    return Part(source, axis, begin, end)
+# These modules need the names above, and `Source` when plans are read from JSON, so they come last.
+from cuvee.tensors.dequantised import Dequantised  # noqa: E402
+from cuvee.tensors.parts import Part, Reshaped  # noqa: E402
 
-
-def reshape(source: Source, shape: tuple[int, ...]) -> Source:
-    """`source` under another shape of as many elements."""
-    if source.shape == shape:
-        return source
-    return replace(source, shape=shape) if isinstance(source, (Stored, Reshaped)) else Reshaped(source, shape)
-
-
-Source = Union[Stored, Joined, Part, Reshaped, Dequantised, Constant]  # noqa: UP007 - in quotes above, where `|` is not evaluated
+Source = Union[Stored, Joined, Constant, Part, Reshaped, Dequantised]  # noqa: UP007 - in quotes above: `|` is not evaluated
 """Any node; `kind` tells them apart in JSON. Vocabulary rows, low-rank updates and merges of merges become further
 nodes."""
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from cuvee.errors import CheckpointError
 from cuvee.tensors.checkpoint import Checkpoint
+from cuvee.tensors.dequantised import Dequantised
 from cuvee.tensors.dtypes import is_float, is_quantised
 from cuvee.tensors.scales import block_of
-from cuvee.tensors.sources import Dequantised, Source, Stored
+from cuvee.tensors.sources import Source, Stored
 from cuvee.views.quantised import is_float8, quantization_config
 
 _SCALES = ("_scale_inv", "_scale")

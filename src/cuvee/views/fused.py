@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from cuvee.tensors.sources import Joined, Source, part_of, reshape
+from cuvee.tensors.parts import part_of, reshape
+from cuvee.tensors.sources import Joined, Source
 from cuvee.views.spellings import COMPILED, FUSED, STACKED, UNKNOWN_ORDER
 
 _UNKNOWN = {re.compile(pattern): reason for pattern, reason in UNKNOWN_ORDER.items()}

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from cuvee.tensors.checkpoint import open_checkpoint
+from cuvee.tensors.dequantised import Dequantised
 from cuvee.tensors.location import Directory
+from cuvee.tensors.parts import Part, Reshaped, part_of, reshape
 from cuvee.tensors.reader import FileReader
-from cuvee.tensors.sources import Dequantised, Joined, Part, Reshaped, Source, Stored, part_of, reshape
+from cuvee.tensors.sources import Joined, Source, Stored
 from support.checkpoints import DTYPES, Array, write_checkpoint
 
 WHOLE = np.arange(5 * 4 * 6, dtype=np.float32).reshape(5, 4, 6)

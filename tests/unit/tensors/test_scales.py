@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cuvee.tensors.checkpoint import open_checkpoint
+from cuvee.tensors.dequantised import Dequantised
 from cuvee.tensors.location import Directory
+from cuvee.tensors.parts import reshape
 from cuvee.tensors.reader import FileReader
 from cuvee.tensors.scales import block_of
-from cuvee.tensors.sources import Dequantised, Stored, reshape, stored_pieces
+from cuvee.tensors.sources import Stored, stored_pieces
 from support.checkpoints import DTYPES, Array, write_checkpoint
 
 RNG = np.random.default_rng(5)

@@ -9,9 +9,9 @@ import pytest
 
 from cuvee.errors import CheckpointError
 from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
+from cuvee.tensors.dequantised import Dequantised
 from cuvee.tensors.location import Directory
 from cuvee.tensors.reader import FileReader
-from cuvee.tensors.sources import Dequantised
 from cuvee.views.dequantised import dequantised
 from support.checkpoints import DTYPES, Array, write_checkpoint
 
