@@ -52,7 +52,7 @@ class MergeReport:
             not tell).
         merged: tensors that went through a method.
         copied: tensors whose bytes were copied.
-        dropped: input tensors left out because the recipe does not ask for them, as (model name, tensor).
+        dropped: input tensors that no output tensor is made of, as the recipe or a rule wants it: (model name, tensor).
         decisions: what was done about tensors that only some models have, or that are not merged for another reason.
         files: names of all files written.
         warnings: what the user should know.

@@ -50,7 +50,7 @@ def report(done: MergeReport) -> None:
     console = _Terminal(highlight=False)
     speed = size((done.bytes_read + done.bytes_written) / max(done.seconds, 1e-9))
     memory = f", peak memory {size(done.peak_memory)}" if done.peak_memory else ""
-    dropped = f", {len(done.dropped)} dropped by the recipe" if done.dropped else ""
+    dropped = f", {len(done.dropped)} dropped" if done.dropped else ""
     console.print(
         f"[bold green]✓[/] {escape(str(done.out))}: {done.merged} tensors merged, {done.copied} copied{dropped}",
         soft_wrap=True,
@@ -82,7 +82,7 @@ def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
     for decision in planned.decisions:
         facts.add_row("rule", escape(f"{_named(decision.tensors)}: {decision.rule}"))
     if planned.dropped:
-        facts.add_row("dropped", f"{len(planned.dropped)} input tensors that the recipe does not ask for")
+        facts.add_row("dropped", f"{len(planned.dropped)} input tensors that no output tensor is made of")
     facts.add_row(
         "files", f"{len(planned.shards)}: {planned.shards[0].name}" + (" ..." if len(planned.shards) > 1 else "")
     )

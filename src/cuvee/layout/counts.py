@@ -63,7 +63,10 @@ def _fit(stack: str, count: Count, layers: int, tensors: int) -> _Fit | None:
     """
     mine, said = roles(stack), roles(".".join(count.path))
     other = {"vision", "audio"}
-    if said - mine - {"text"} or ("text" in said and mine & other and "text" not in mine):
+    unknown = said - mine - {"text"}
+    if unknown == {"encoder"} and mine & said & other:
+        unknown = frozenset()  # a tower that looks or listens is an encoder, whether or not its name says so
+    if unknown or ("text" in said and mine & other and "text" not in mine):
         return None
     unsaid = sum(2 if word == "decoder" else 1 for word in mine - said - {"text"})
     return len(mine & said), -unsaid, layers == count.value, tensors

@@ -6,7 +6,7 @@ from __future__ import annotations
 LAYER_COUNT_KEYS = (
     "num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth", "encoder_layers", "decoder_layers",
     "num_encoder_layers", "num_decoder_layers", "encoder_num_hidden_layers", "decoder_num_hidden_layers",
-    "num_blocks", "n_blocks", "num_layers_encoder",
+    "num_blocks", "n_blocks", "layers", "speech_encoder_layers",
 )  # fmt: skip
 # Config lists with an entry a layer that stand for the number of layers where no key holds it.
 LAYER_LISTS = ("layers_block_type", "block_types", "layer_types")

@@ -11,6 +11,7 @@ from cuvee.layout.counts import Count, counts_of
 from cuvee.layout.names import Place, place_of
 
 _TENSORS_IN_A_LAYER = 4  # a numbered group with fewer is a head or an adapter, not a stack of its own
+_MOST_BEYOND = 4  # layers beyond the config's count that may be there to predict several tokens
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class Layout:
         if stack not in self.counts:
             return sorted(found)
         said = self.counts[stack][0].value
-        return list(range(min(said, max(found) + 1))) if said > min(found) else sorted(found)
+        beyond = sum(number >= said for number in found)
+        if beyond > _MOST_BEYOND or beyond == len(found):
+            return sorted(found)  # the entry must speak of something else
+        return list(range(min(said, max(found) + 1)))
 
     @cached_property
     def layers(self) -> dict[tuple[str, int], dict[str, str]]:

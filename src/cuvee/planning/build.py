@@ -228,7 +228,7 @@ def _config_edits(planned: Outline, base: Checkpoint) -> dict[str, Any]:
     edits: dict[tuple[str, ...], Any] = {}
     for cut in planned.cuts.values():
         before = len(layout.stacks.get(cut.stack, ()))
-        found = layer_edits(base.config, layout, cut.stack, cut.kept) if before else {}
+        found = layer_edits(base.config, layout, cut.stack, cut.kept, cut.origins) if before else {}
         if base.config and len(cut.kept) != before and not found:
             raise PlanError(
                 f"config.json of {base.name} does not say that it has {before} layers",

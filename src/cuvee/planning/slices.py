@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cuvee.errors import PlanError
 from cuvee.layout.edits import layer_edits
@@ -41,6 +42,8 @@ class Cut:
     kept: tuple[int, ...]
     builds: tuple[frozenset[str], ...]
     """What every output layer is made of, by the names of its tensors within the layer."""
+    origins: tuple[Mapping[str, Any], ...]
+    """For every output layer the config of that first source."""
 
 
 def sliced(
@@ -62,6 +65,7 @@ def sliced(
     groups = [_outside(first, layouts, checkpoints, before=True, total=total)]
     kept: list[int] = []
     builds: list[frozenset[str]] = []
+    origins: list[Mapping[str, Any]] = []
     stack = _stack(first.sources[0], layouts)
     for slice_ in module.slices:
         _check_ranges(recipe, slice_, layouts)
@@ -70,9 +74,10 @@ def sliced(
         own = layouts[leader.model]
         positions = range(*(leader.layer_range or (0, 0)))
         builds += [own.build(_stack(leader, layouts), own.stacks[_stack(leader, layouts)][i]) for i in positions]
+        origins += [checkpoints[leader.model].config] * len(positions)
         kept += positions
     groups.append(_outside(last, layouts, checkpoints, before=False, total=total))
-    return groups, Cut(stack, tuple(kept), tuple(builds))
+    return groups, Cut(stack, tuple(kept), tuple(builds), tuple(origins))
 
 
 def check_kinds(cut: Cut, base: Checkpoint) -> None:
@@ -89,7 +94,7 @@ def check_kinds(cut: Cut, base: Checkpoint) -> None:
     if cut.stack not in layout.stacks:
         return
     known = [layout.build(cut.stack, number) for number in layout.stacks[cut.stack]]
-    edits = layer_edits(base.config, layout, cut.stack, cut.kept)
+    edits = layer_edits(base.config, layout, cut.stack, cut.kept, cut.origins)
     counts = {count.path for count in layout.counts.get(cut.stack, ())}
     if len(set(known)) == 1 or any(path not in counts or not isinstance(new, int) for path, new in edits.items()):
         return

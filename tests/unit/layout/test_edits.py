@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from cuvee.errors import PlanError
 from cuvee.layout.edits import layer_edits
 from cuvee.layout.layout import Layout, layout_of
 
@@ -81,6 +82,7 @@ def test_layers_beyond_the_count_are_no_layers() -> None:
     layout = stacks(config, model_layers=4)
     assert layout.stacks == {"model.layers": [0, 1, 2]}
     assert layer_edits(config, layout, "model.layers", (0, 1)) == {("num_hidden_layers",): 2}
+    assert stacks({"num_hidden_layers": 3}, model_layers=9).stacks == {"model.layers": list(range(9))}
     assert layer_edits({}, stacks({}, model_layers=4), "model.layers", (0,)) == {}
 
 
@@ -90,3 +92,26 @@ def test_a_list_of_kinds_counts_where_nothing_else_does() -> None:
     layout = stacks(config, model_layers=4)
     assert layout.stacks == {"model.layers": [0, 1, 2]}
     assert layer_edits(config, layout, "model.layers", (1, 2)) == {("layers_block_type",): ["a", "m"]}
+
+
+def test_entries_come_from_the_model_that_the_layer_comes_from() -> None:
+    """Which may be deeper than the one whose config is edited."""
+    config = {"num_hidden_layers": 2, "layer_types": ["a", "b"], "moe_layers": [1], "first_k_dense_replace": 1}
+    deeper = {"num_hidden_layers": 4, "layer_types": list("wxyz"), "moe_layers": [3], "first_k_dense_replace": 2}
+    edits = layer_edits(
+        config, stacks(config, model_layers=2), "model.layers", (0, 1, 3, 1), (config, deeper, deeper, config)
+    )
+    assert {".".join(path): value for path, value in edits.items()} == {
+        "num_hidden_layers": 4,
+        "layer_types": ["a", "x", "z", "b"],
+        "moe_layers": [2, 3],
+        "first_k_dense_replace": 2,
+    }
+    silent = layer_edits(config, stacks(config, model_layers=2), "model.layers", (0, 3), (config, {}))
+    assert silent[("layer_types",)] == ["a", "b"]
+
+
+def test_leading_layers_stay_in_front() -> None:
+    config = {"num_hidden_layers": 3, "first_k_dense_replace": 1}
+    with pytest.raises(PlanError, match="layer 1 of the output would be of a kind that only comes first"):
+        layer_edits(config, stacks(config, model_layers=3), "model.layers", (1, 0, 2))

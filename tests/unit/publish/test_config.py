@@ -103,3 +103,11 @@ def test_the_result_is_not_quantised() -> None:
     before = '{"a": 1, "text_config": {"compression_config": {"x": 1}, "b": 2}, "quantization_config": {"d": "fp8"}}'
     after = '{"a": 1, "text_config": {"b": 2}}'
     assert merged_config_text(before, dtype=None, edits={}, vocab_size=None) == after
+
+
+def test_a_dtype_that_is_null_says_nothing() -> None:
+    """Parts that leave it to the whole model are left as they are."""
+    text = '{"torch_dtype": "float32", "attn_config": {"dtype": null}}'
+    assert merged_config_text(text, dtype="float32", edits={}, vocab_size=None) == text
+    alone = merged_config_text('{"torch_dtype": null}', dtype="float16", edits={}, vocab_size=None)
+    assert alone == '{"torch_dtype": "float16"}'
