@@ -8,7 +8,7 @@ the planner's affair. Recipes can rename by hand first: `views.renamed`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from cuvee.errors import PlanError
@@ -36,19 +36,14 @@ def matched(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
         return checkpoint
     wanted |= _further_layers(wanted, base, odd)
     try:
-        found = _Matching(odd, wanted, related=len(odd) < len(checkpoint.tensors)).run()
+        found = _Matching(odd, wanted, kept=checkpoint.tensors.keys() - odd.keys()).run()
     except PlanError as error:
         raise error.at(f"{checkpoint.name}, matched to the names of {base.name}") from None
     if not found.built:
         return checkpoint
-    tensors: dict[str, Source] = {}
-    for name in [*base.tensors, *wanted]:
-        source = checkpoint.tensors.get(name) or found.built.get(name)
-        if source is not None:
-            tensors[name] = source
-    known = {name for name in checkpoint.tensors if name in base.tensors}
-    for name, source in (*found.rest.items(), *((n, s) for n, s in checkpoint.tensors.items() if n in known)):
-        tensors.setdefault(name, source)
+    kept = {name: source for name, source in checkpoint.tensors.items() if name in base.tensors}
+    known = {**kept, **found.built}
+    tensors = {**{name: known[name] for name in (*base.tensors, *wanted) if name in known}, **found.rest}
     return replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, _note(checkpoint, base, found)))
 
 
@@ -65,10 +60,10 @@ class _Found:
 class _Matching:
     """The matching of some tensors to the names and shapes wanted: at the level of atoms, where all layouts agree."""
 
-    def __init__(self, odd: Mapping[str, Source], wanted: Mapping[str, tuple[int, ...]], *, related: bool) -> None:
+    def __init__(self, odd: Mapping[str, Source], wanted: Mapping[str, tuple[int, ...]], *, kept: Set[str]) -> None:
         self.odd = odd
         self.wanted = wanted
-        self.related = related
+        self.kept = kept
         self.atoms = _atoms({name: source.shape for name, source in odd.items()})
         self.base_atoms = _atoms(wanted)
         self.mine = {atom.name: atom for atoms in self.atoms.values() for atom in atoms}
@@ -93,7 +88,7 @@ class _Matching:
             built[name] = self._build(name, atoms, mine, sizes)
             used.update(atom.name for atom in mine)
             fused += not (atoms[0].whole and mine[0].whole)
-        if built or self.related:
+        if built or self.kept:
             self._refuse_unknown_orders(built, used)
         return _Found(built, self._rest(used, built, sizes), self.pairing, fused)
 
@@ -139,17 +134,20 @@ class _Matching:
             left = [atom for atom in atoms if atom.name not in used]
             if len(left) == len(atoms):
                 translated = self.pairing.translate(name)
-                rest[name if translated in built or translated in rest else translated] = source
+                # Its own name is free: no tensor of the base has it.
+                free = not any(translated in names for names in (self.kept, built, rest, self.odd))
+                rest[translated if free else name] = source
                 continue
             for atom in left:
                 piece = cut(source, atom, sizes.get(name))
-                if piece is None:
+                translated = self.pairing.translate(atom.name)
+                if piece is None or any(translated in names for names in (self.kept, built, rest, self.odd)):
                     raise PlanError(
                         f"only a part of tensor {name!r} has counterparts in the base, and it cannot be told which",
                         fix="merge checkpoints that store this tensor in the same way",
                         tensor=name,
                     )
-                rest[self.pairing.translate(atom.name)] = piece
+                rest[translated] = piece
         return rest
 
     def _refuse_unknown_orders(self, built: Mapping[str, Source], used: set[str]) -> None:

@@ -342,3 +342,15 @@ def test_two_spellings_of_one_name_in_one_checkpoint_stay_two_tensors(folder: Fo
     folder.path = folder.path / "base"
     seen = folder.match(base, theirs)
     assert seen.tensors.keys() == decoder().keys() | {"a.mlp.shared_experts.w"}
+
+
+def test_nothing_is_lost_where_a_leftover_would_take_anothers_name(folder: Folder) -> None:
+    more = {"bert.pooler.dense.weight": values(3, 3), "bert.x.weight": values(1), "x.weight": values(2)}
+    theirs = renamed(decoder(), (r"^model\.", "bert.")) | more | {"pooler.dense.weight": values(2, 2)}
+    base = renamed(decoder(), (r"^model\.", "")) | {"pooler.dense.weight": values(2, 2)}
+    wanted = renamed(decoder(), (r"^model\.", "")).keys() | more.keys() | {"pooler.dense.weight"}
+    seen = folder.match(theirs, base)
+    assert seen.tensors.keys() == wanted
+    found = read(seen)
+    for name in more.keys() | {"pooler.dense.weight"}:
+        np.testing.assert_array_equal(found[name], theirs[name])
