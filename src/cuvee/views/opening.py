@@ -19,6 +19,7 @@ from cuvee.tensors.reference import ModelRef
 from cuvee.views.dequantised import dequantised
 from cuvee.views.module_folders import with_module_folders
 from cuvee.views.names import matched
+from cuvee.views.opener import Opener
 from cuvee.views.renamed import renamed
 from cuvee.views.tied import without_tied_copies
 
@@ -54,19 +55,21 @@ def conversions() -> Path:
 
 
 def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
+    """Every checkpoint with its adapters, which know its own names, and then under the names that the recipe gives."""
+    opener = Opener(recipe.base_model, options, _as_numbers)
     opened: dict[ModelRef, Checkpoint] = {}
     for ref in recipe.models():
-        if ref.adapters:
-            raise PlanError(
-                f"{ref} names an adapter, and this version of Cuvee does not merge adapters yet",
-                fix=f"merge the adapter into {ref.path} with PEFT's merge_and_unload first, and name the result",
-            )
-        seen = dequantised(without_tied_copies(open_stored(ref, options)))
+        seen = opener.open(ref)
         try:
             opened[ref] = renamed(seen, recipe.renames.get(ref, ()))
         except PlanError as error:
             raise error.at(_place_of_rename(recipe, ref, error.pattern)) from None
     return opened
+
+
+def _as_numbers(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with all its tensors, each once, and none quantised."""
+    return dequantised(without_tied_copies(with_module_folders(checkpoint, conversions())))
 
 
 def _place_of_rename(recipe: Recipe, ref: ModelRef, pattern: str) -> str:
