@@ -130,35 +130,6 @@ def merge(
     return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings), processes)
 
 
-def describe(checkpoint: str | Path, options: MergeOptions = _DEFAULTS) -> Tree:
-    """What a checkpoint holds: its stacks, layers, shapes, ties and vocabulary, from headers and config alone.
-
-    Args:
-        checkpoint: a path or Hub id, with `@revision` if need be.
-        options: of which only where downloaded models lie counts.
-
-    Raises:
-        CuveeError: if it cannot be opened.
-
-    """
-    return tree_of(open_stored(ModelRef.parse(str(checkpoint)), options))
-
-
-def check(checkpoint: str | Path, *, quick: bool = False, prompt: str | None = None) -> CheckReport:
-    """What is right and wrong with a checkpoint on this machine: complete, consistent, finite, loadable.
-
-    Args:
-        checkpoint: its directory.
-        quick: read headers and small files only.
-        prompt: if given, the model is asked to go on with it.
-
-    Raises:
-        SourceError: if there is no such directory.
-
-    """
-    return check_checkpoint(Path(checkpoint), quick=quick, prompt=prompt, converted=conversions())
-
-
 @dataclass(frozen=True)
 class LoraReport:
     """What an extraction did.
@@ -257,6 +228,35 @@ def merge_lora(
     return LoraMergeReport(Path(out), time.perf_counter() - begin, merge.config.ranks, written, merge.warnings)
 
 
+def describe(checkpoint: str | Path, options: MergeOptions = _DEFAULTS) -> Tree:
+    """What a checkpoint holds: its stacks, layers, shapes, ties and vocabulary, from headers and config alone.
+
+    Args:
+        checkpoint: a path or Hub id, with `@revision` if need be.
+        options: of which only where downloaded models lie counts.
+
+    Raises:
+        CuveeError: if it cannot be opened.
+
+    """
+    return tree_of(open_stored(ModelRef.parse(str(checkpoint)), options))
+
+
+def check(checkpoint: str | Path, *, quick: bool = False, prompt: str | None = None) -> CheckReport:
+    """What is right and wrong with a checkpoint on this machine: complete, consistent, finite, loadable.
+
+    Args:
+        checkpoint: its directory.
+        quick: read headers and small files only.
+        prompt: if given, the model is asked to go on with it.
+
+    Raises:
+        SourceError: if there is no such directory.
+
+    """
+    return check_checkpoint(Path(checkpoint), quick=quick, prompt=prompt, converted=conversions())
+
+
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
     """The recipe validated, its checkpoints' headers read, and the plan made.
 
@@ -264,7 +264,7 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
         CuveeError: if any of it cannot be.
 
     """
-    loaded, warnings = load_recipe(recipe, strict=options.strict)
+    loaded, warnings = load_recipe(recipe, strict=options.strict, trust_remote_code=options.trust_remote_code)
     checkpoints = open_inputs(loaded, options)
     settings = PlanSettings(
         max_shard_bytes=parse_size(options.out_shard_size),

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cuvee.api import MergeReport
 from cuvee.methods.spec import MethodSpec, Parameter
+from cuvee.methods.stages import STAGES
 from cuvee.planning.cost import Cost
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.tensors.dtypes import itemsize, name_of
@@ -104,7 +105,7 @@ def methods(specs: Sequence[MethodSpec]) -> None:
     """All methods, a line each."""
     table = Table("method", "models", "what it does", "parameters", box=box.SIMPLE_HEAD)
     for spec in specs:
-        names = ", ".join(name for name in spec.parameters if name != "int8_mask")
+        names = ", ".join(name for name in spec.parameters if name not in ("int8_mask", *STAGES))
         table.add_row(f"[bold]{spec.name}[/]", _inputs(spec), escape(spec.summary), names)
     _Terminal(highlight=False).print(table)
 
@@ -120,7 +121,7 @@ def method(spec: MethodSpec) -> None:
     console.print(table)
     if spec.reference:
         console.print(f"Reference: {escape(spec.reference)}")
-    console.print(f"\nRecipe:\n{_example(spec)}", markup=False)
+    console.print(f"\nRecipe:\n{example_recipe(spec)}", markup=False)
 
 
 def methods_json(specs: Sequence[MethodSpec]) -> str:
@@ -143,6 +144,7 @@ def methods_json(specs: Sequence[MethodSpec]) -> str:
                         "required": p.required,
                         "default": None if p.required else p.default,
                         "choices": list(p.choices),
+                        "words": list(p.words),
                         "help": p.help,
                     }
                     for p in spec.parameters.values()
@@ -200,7 +202,7 @@ def _inputs(spec: MethodSpec) -> str:
 
 
 def _type(parameter: Parameter) -> str:
-    kind = " | ".join(map(str, parameter.choices)) or parameter.kind.__name__
+    kind = " | ".join((*map(str, parameter.choices or (parameter.kind.__name__,)), *parameter.words))
     return f"{kind}, per model" if parameter.per_model else kind
 
 
@@ -214,7 +216,7 @@ def _default(parameter: Parameter) -> str:
     )
 
 
-def _example(spec: MethodSpec) -> str:
+def example_recipe(spec: MethodSpec) -> str:
     """A small recipe that uses the method."""
     values = {"weight": 0.5, "density": 0.5, "t": 0.5}
     needed = [p for p in spec.parameters.values() if p.required or p.name == "density"]

@@ -63,20 +63,8 @@ class Run:
             "cuvee.inputs": "\n".join(f"{model.identity} {model.fingerprint}" for model in self.models),
         }
         placed, shards = _placed(ops, files, metadata)
-        return Plan(
-            models=self.models,
-            base=len(self.models) - 1,
-            ops=placed,
-            shards=shards,
-            seed=self.seed,
-            method=method,
-            config_edits={},
-            dropped=(),
-            decisions=(),
-            warnings=(),
-            notes=(),
-            version=self.version,
-        )
+        last = len(self.models) - 1
+        return Plan(self.models, last, placed, shards, self.seed, method, {}, (), (), (), (), self.version)
 
 
 def derived(

@@ -11,6 +11,7 @@ from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import Prepared, Weights
 from cuvee.numerics.arrays import as_mask, like, namespace, to_numpy
 from cuvee.numerics.block import Array, Block
+from cuvee.numerics.kept import quantiles
 from cuvee.numerics.scan import Scan
 
 
@@ -32,7 +33,7 @@ class Importance:
 def weigh(scan: Scan) -> Importance:
     """The rows' divergences, and the median of the importances plus 1.5 times their interquartile range, all exact."""
     divergence = np.concatenate(scan.each(lambda block: to_numpy(_divergence(*block))))
-    first, median, third = scan.quantiles(Importance(divergence, 0.0).of, (0.25, 0.5, 0.75))
+    first, median, third = quantiles(scan, Importance(divergence, 0.0).of, (0.25, 0.5, 0.75))
     return Importance(divergence, median + 1.5 * (third - first))
 
 
@@ -42,6 +43,8 @@ def arcee_fusion(weights: Weights, importance: Prepared[Importance]) -> Array:
 
     importance = |d| * KL(softmax(W_1 row) || softmax(W_0 row)); d stays where the importance is at least
     median + 1.5 (q_3 - q_1) over the tensor. Quantiles are exact.
+
+    Use it to carry the most telling changes of one model over to another without a parameter to tune.
     """
     base, other = weights
     delta = other - base

@@ -16,7 +16,7 @@ from cuvee.layout.ties import input_embedding, is_head, untied_edits
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.planning.ops import ParameterValue, Plan, PlannedModel, TensorOp
-from cuvee.planning.outline import Checkpoints, Outline, Wanted, home_of, outline
+from cuvee.planning.outline import Checkpoints, Outline, Wanted, depth_of, home_of, outline
 from cuvee.planning.shards import lay_out
 from cuvee.recipe.schema import Recipe
 from cuvee.recipe.values import resolve_parameters
@@ -153,7 +153,7 @@ class _Builder:
                 tensor=wanted.name,
             )
         parameters = resolve_parameters(
-            self.recipe, wanted.module, wanted.slice_, self.spec, t=wanted.t, tensor=wanted.name
+            self.recipe, wanted.module, wanted.slice_, self.spec, t=wanted.t, tensor=wanted.name, depth=depth_of(wanted)
         )
         if self.spec.check is not None:
             self.spec.check(**{name: parameters[name] for name in self.spec.check_arguments})

@@ -10,7 +10,7 @@ from cuvee.errors import PlanError
 from cuvee.layout.facts import MODULES
 from cuvee.layout.layout import Layout, layout_of
 from cuvee.layout.modules import owner
-from cuvee.layout.names import place_of, stored_number
+from cuvee.layout.names import acts_before_layers, place_of, stored_number
 from cuvee.planning.matching import Match, Member, Rules, differing, matched
 from cuvee.planning.ops import Decision
 from cuvee.planning.slices import Cut, Group, check_kinds, sliced
@@ -44,6 +44,12 @@ class Wanted:
     t: float
     copied: int | None = None
     number: int | None = None
+
+
+def depth_of(wanted: Wanted) -> float:
+    """Where in the model a tensor acts: as t in layers, 0 before them, 1 after them (final norm, head)."""
+    outside = place_of(wanted.name).stack is None
+    return 1.0 if outside and not acts_before_layers(wanted.name) else wanted.t
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from cuvee.adapters.adapter import Adapter, AdapterModule
 from cuvee.errors import PlanError
+from cuvee.layout.configs import parts, roles
 from cuvee.layout.facts import HEADS
 from cuvee.layout.ties import tied_embedding
 from cuvee.tensors.checkpoint import Checkpoint
@@ -31,7 +32,6 @@ _TOKENIZER = re.compile(
 )
 _TASK_HEADS = {"classifier", "score", "qa_outputs"}  # PEFT saves these for its tasks without being asked
 _HEAD = HEADS[0]
-_LANGUAGE_CONFIGS = ("text_config", "language_config", "llm_config")
 
 
 def with_adapter(base: Checkpoint, adapter: Adapter, name: str) -> Checkpoint:
@@ -131,7 +131,9 @@ class _View:
             return self.base.config_text
         config = dict(self.base.config)
         for key, value in self._edits.items():
-            inner = [part for part in _LANGUAGE_CONFIGS if key in (config.get(part) or {})]
+            inner = [
+                path[0] for path, part in parts(config) if len(path) == 1 and key in part and roles(path[0]) <= {"text"}
+            ]
             for part in inner:
                 config[part] = {**config[part], key: value}
             if key in config or not inner:

@@ -13,11 +13,9 @@ from pathlib import Path
 from cuvee.errors import PlanError
 from cuvee.options import MergeOptions
 from cuvee.recipe.schema import Recipe
-from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
-from cuvee.tensors.hub import open_location
+from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.dequantised import dequantised
-from cuvee.views.module_folders import with_module_folders
 from cuvee.views.names import matched
 from cuvee.views.opener import Opener
 from cuvee.views.renamed import renamed
@@ -39,14 +37,13 @@ def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpo
 
 
 def open_stored(ref: ModelRef, options: MergeOptions) -> Checkpoint:
-    """The checkpoint that a reference names, as it is stored: without any view.
+    """The checkpoint that a reference names, as it is stored: without any view but its adapters.
 
     Raises:
         CuveeError: if it cannot be opened.
 
     """
-    cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
-    return with_module_folders(open_checkpoint(open_location(ref, cache), str(ref), conversions()), conversions())
+    return Opener(None, options).open(ref)
 
 
 def conversions() -> Path:
@@ -69,7 +66,7 @@ def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, C
 
 def _as_numbers(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint with all its tensors, each once, and none quantised."""
-    return dequantised(without_tied_copies(with_module_folders(checkpoint, conversions())))
+    return dequantised(without_tied_copies(checkpoint))
 
 
 def _place_of_rename(recipe: Recipe, ref: ModelRef, pattern: str) -> str:
