@@ -4,8 +4,8 @@
 
     report = cuvee.merge("recipe.yml", "merged")
 
-`merge`, `plan`, `describe`, `MergeOptions`, `MergeReport`, `Recipe`, `load_recipe` and `CuveeError` are the public
-names. They are loaded on first use, so that `import cuvee` and `cuvee --help` stay quick.
+`merge`, `plan`, `check`, `describe`, `MergeOptions`, `MergeReport`, `Recipe`, `load_recipe` and `CuveeError` are the
+public names. They are loaded on first use, so that `import cuvee` and `cuvee --help` stay quick.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cuvee.api import MergeReport, describe, merge, plan
+    from cuvee.api import MergeReport, check, describe, merge, plan
     from cuvee.errors import CuveeError
     from cuvee.options import MergeOptions
     from cuvee.recipe.load import load_recipe
@@ -27,6 +27,7 @@ __all__ = [
     "MergeReport",
     "Recipe",
     "__version__",
+    "check",
     "describe",
     "load_recipe",
     "merge",
@@ -36,6 +37,7 @@ __all__ = [
 _HOMES = {
     "merge": "cuvee.api",
     "plan": "cuvee.api",
+    "check": "cuvee.api",
     "describe": "cuvee.api",
     "MergeReport": "cuvee.api",
     "MergeOptions": "cuvee.options",

@@ -13,6 +13,9 @@ from typing import Any
 
 import cuvee
 from cuvee.adapters.facts import AdapterFacts, facts_of
+from cuvee.checking.check import check_checkpoint
+from cuvee.checking.findings import CheckReport
+from cuvee.checking.structure import structure
 from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.engine.fetch import fetch
@@ -35,7 +38,7 @@ from cuvee.recipe.schema import Recipe
 from cuvee.tensors import disk
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.opener import Opener
-from cuvee.views.opening import open_inputs, open_stored
+from cuvee.views.opening import conversions, open_inputs, open_stored
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 _OUR_FILES = {"config.json", "mergekit_config.yml", disk.MARKER}
@@ -121,6 +124,7 @@ def merge(
         processes = execute(opened.plan, partial, engine_settings(options), locate, progress)
         progress.end()
         files, warnings = complete(opened, partial, target.name, options)
+        warnings = (*warnings, *_checked(partial, opened, options))
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)
     return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings), processes)
@@ -238,6 +242,21 @@ def describe(checkpoint: str | Path, options: MergeOptions = _DEFAULTS) -> Tree:
     return tree_of(open_stored(ModelRef.parse(str(checkpoint)), options))
 
 
+def check(checkpoint: str | Path, *, quick: bool = False, prompt: str | None = None) -> CheckReport:
+    """What is right and wrong with a checkpoint on this machine: complete, consistent, finite, loadable.
+
+    Args:
+        checkpoint: its directory.
+        quick: read headers and small files only.
+        prompt: if given, the model is asked to go on with it.
+
+    Raises:
+        SourceError: if there is no such directory.
+
+    """
+    return check_checkpoint(Path(checkpoint), quick=quick, prompt=prompt, converted=conversions())
+
+
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
     """The recipe validated, its checkpoints' headers read, and the plan made.
 
@@ -338,6 +357,23 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
     choose_side_files(base.location, copy_tokenizer=options.copy_tokenizer, trust_remote_code=options.trust_remote_code)
     if not options.safe_serialization:
         require_torch()
+
+
+def _checked(partial: Path, opened: Opened, options: MergeOptions) -> list[str]:
+    """What the cheap part of a check finds wrong with a finished merge, before it gets its name.
+
+    Headers that cannot be read back end the merge. The rest is said, unless it is so in the base already.
+    """
+    if not options.safe_serialization:
+        return []
+    report = check_checkpoint(partial, quick=True, tokenizer=False)
+    for finding in report.problems:
+        if finding.check == "files":
+            fix = "check the disk, then run the same command again"
+            raise OutputError(f"the merged weights cannot be read back: {finding.text}", fix=fix, path=str(partial))
+    base = list(opened.checkpoints.values())[opened.plan.base]
+    inherited = {finding.text for finding in structure(base, tokenizer=False)} if report.problems else set()
+    return [f"the merged checkpoint: {each.text}" for each in report.problems if each.text not in inherited]
 
 
 def _report(

@@ -91,6 +91,8 @@ def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
     facts.add_row("writes", f"{size(cost.bytes_written)} ({size(cost.disk_free)} free)")
     facts.add_row("peak memory", f"about {size(cost.peak_memory)}")
     facts.add_row("time", f"about {cost.seconds:.1f} s on a machine of two cores")
+    for note in planned.notes:
+        facts.add_row("note", escape(note))
     for key, value in planned.config_edits.items():
         facts.add_row("config", f"{key} becomes {value if not isinstance(value, list) else f'{len(value)} entries'}")
     console.print(facts)

@@ -21,7 +21,7 @@ from cuvee.planning.shards import lay_out
 from cuvee.recipe.schema import Recipe
 from cuvee.recipe.values import resolve_parameters
 from cuvee.tensors.checkpoint import Checkpoint
-from cuvee.tensors.dtypes import is_float, is_quantised, name_of, promote
+from cuvee.tensors.dtypes import is_float, name_of, promote
 from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.sources import Constant, Source, is_verbatim, spelled
 
@@ -54,8 +54,6 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
     """
     spec = get_method(recipe.method)
     models = {ref: index for index, ref in enumerate(checkpoints)}
-    for checkpoint in checkpoints.values():
-        _refuse_quantised(checkpoint)
     if not settings.allow_crimes:
         _check_architectures(checkpoints, recipe.architectures)
     planned = outline(recipe, checkpoints, crimes=settings.allow_crimes)
@@ -87,6 +85,7 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
         dropped=() if recipe.only is not None else _dropped(checkpoints, models, used, planned),
         decisions=planned.decisions,
         warnings=tuple(warnings),
+        notes=tuple(note for checkpoint in checkpoints.values() for note in checkpoint.notes),
         version=settings.version,
     )
     _check_nothing_lost(recipe, plan)
@@ -103,21 +102,14 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _refuse_quantised(checkpoint: Checkpoint) -> None:
-    quantised = next((name for name, stored in checkpoint.tensors.items() if is_quantised(stored.dtype)), None)
-    if quantised or checkpoint.config.get("quantization_config"):
-        raise PlanError(
-            f"{checkpoint.name} is quantised; its numbers are not weights that can be averaged",
-            found=f"tensor {quantised}" if quantised else "quantization_config in config.json",
-            fix="merge the checkpoint it was quantised from, or dequantise it first",
-        )
-
-
 def _check_architectures(checkpoints: Checkpoints, overrides: Mapping[ModelRef, str]) -> None:
     kinds = {
         c.name: (overrides[ref],) if ref in overrides else tuple(c.config.get("architectures") or ())
         for ref, c in checkpoints.items()
     }
+    types = {None if ref in overrides else c.config.get("model_type") for ref, c in checkpoints.items()}
+    if len(types) == 1 and None not in types:
+        return  # one model under different heads: what their tensors have in common is told by their names
     if len({kind for kind in kinds.values() if kind}) > 1:
         raise PlanError(
             "the models are of different architectures",

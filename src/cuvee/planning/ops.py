@@ -132,6 +132,7 @@ class Plan:
         dropped: input tensors that no output tensor is made of, as the recipe or a rule wants it: (model, tensor name).
         decisions: what was done about tensors that only some models have, or that are not merged for another reason.
         warnings: what the user should know before starting.
+        notes: how inputs are seen differently from how they are stored.
         version: Cuvee's own.
 
     """
@@ -146,6 +147,7 @@ class Plan:
     dropped: tuple[tuple[int, str], ...]
     decisions: tuple[Decision, ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     version: str
 
     @property

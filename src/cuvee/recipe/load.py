@@ -117,6 +117,7 @@ def _build(data: Any, marks: Marks, text: str, *, strict: bool, trust: bool) -> 
         tokenizer_source=read_tokenizer_source(data.get("tokenizer_source"), ("tokenizer_source",), notes),
         chat_template=fields.text(data.get("chat_template"), ("chat_template",), notes, what="chat_template"),
         architectures=body.architectures,
+        renames=body.renames,
         raw=data,
         text=text or yaml.safe_dump(data, sort_keys=False, allow_unicode=True),
         file=marks.file,

@@ -156,9 +156,14 @@ class Constant:
 
 # These modules need the names above, and `Source` when plans are read from JSON, so they come last.
 from cuvee.tensors.deltas import Hadamard, Kronecker, LowRank  # noqa: E402
+from cuvee.tensors.dequantised import Dequantised  # noqa: E402
+from cuvee.tensors.parts import Part, Reshaped  # noqa: E402
 from cuvee.tensors.updates import Added, Renormed, RowsReplaced, Run, Scaled  # noqa: E402
 
-Source = Union[Stored, Joined, Constant, LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run]  # noqa: UP007
+Source = Union[  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
+    Stored, Joined, Constant, Part, Reshaped, Dequantised,
+    LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run,
+]  # fmt: skip
 """Any node; `kind` tells them apart in JSON."""
 
 
@@ -185,8 +190,9 @@ def _is_source(value: object) -> bool:
 
 
 def is_verbatim(source: Source) -> bool:
-    """Whether a source's values are stored values, so that copying it rounds nothing."""
-    return isinstance(source, (Stored, Joined, Constant)) and all(map(is_verbatim, source.children))
+    """Whether copying a source is exact: its values are stored, or it rounds them to their dtype once by itself."""
+    kinds = (Stored, Joined, Constant, Part, Reshaped, Dequantised)
+    return isinstance(source, kinds) and all(map(is_verbatim, source.children))
 
 
 def grain_of(source: Source) -> int:
