@@ -14,6 +14,9 @@ import cuvee
 from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.engine.fetch import fetch
+from cuvee.engine.identity import identity_of, refuse_changed_files
+from cuvee.engine.journal import open_journal
+from cuvee.engine.workplace import Workplace, claim, reserved_bytes
 from cuvee.errors import OutputError
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
@@ -25,11 +28,10 @@ from cuvee.publish.pytorch import require_torch
 from cuvee.publish.side_files import choose_side_files
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
-from cuvee.tensors import disk
 from cuvee.views.opening import open_inputs
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
-_OUR_FILES = {"config.json", "mergekit_config.yml", disk.MARKER}
+_OUR_FILES = {"config.json", "mergekit_config.yml"}
 _DEFAULTS = MergeOptions()
 _SILENT = Silent()
 
@@ -46,6 +48,7 @@ class MergeReport:
         peak_memory: largest resident size of this process so far, in bytes (0 where the system does not tell).
         merged: tensors that went through a method.
         copied: tensors whose bytes were copied.
+        resumed: tensors of both kinds that an earlier run had done.
         dropped: input tensors left out because the recipe does not ask for them, as (model name, tensor).
         files: names of all files written.
         warnings: what the user should know.
@@ -59,6 +62,7 @@ class MergeReport:
     peak_memory: int
     merged: int
     copied: int
+    resumed: int
     dropped: tuple[tuple[str, str], ...]
     files: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -92,25 +96,54 @@ def merge(
         progress: receives events, from several threads.
 
     Raises:
-        CuveeError: whatever stands in the way; `out` is then as it was before.
+        CuveeError: whatever stands in the way; `out` is then as it was before. What was done and can be gone on from
+            is kept in `OUT.partial`, a note of the error says so, and the same call goes on there.
 
     """
+    try:
+        report = _merge(recipe, Path(out), options, progress)
+    except BaseException as error:
+        progress.event("failed", {"error": type(error).__name__, "message": str(error)})
+        raise
+    progress.event("finished", {"out": str(report.out), "seconds": report.seconds, "files": list(report.files)})
+    return report
+
+
+def _merge(recipe: RecipeLike, out: Path, options: MergeOptions, progress: Progress) -> MergeReport:
     begin = time.perf_counter()
-    out = Path(out)
     target = _usable_output(out, overwrite=options.overwrite)
     backends_for(options.devices)  # a device that is not there should not cost a download
     opened = open_recipe(recipe, options)
-    check_disk(opened.plan, out)
+    plan = opened.plan
     _check_publishable(opened, options)
-    locate = fetch(opened.plan, opened.checkpoints.values(), progress)
-    with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
-        progress.begin("merge", opened.plan.bytes_written)
-        execute(opened.plan, partial, engine_settings(options), locate, progress)
+    facts = {"tensors": len(plan.ops), "bytes_read": plan.bytes_read, "bytes_written": plan.bytes_written}
+    progress.event("planned", facts)
+    with claim(target) as place:
+        check_disk(plan, out, reserved_bytes(place))
+        locate = fetch(plan, opened.checkpoints.values(), progress)
+        resumed = _run(opened, place, locate, options, progress)
+        files, warnings = complete(opened, place.folder, target.name, options)
+        place.publish()
+    return _report(plan, out, time.perf_counter() - begin, resumed, files, (*plan.warnings, *warnings))
+
+
+def _run(opened: Opened, place: Workplace, locate: dict[str, Path], options: MergeOptions, progress: Progress) -> int:
+    """Writes all tensors that no earlier run has written; how many those were."""
+    plan, settings = opened.plan, engine_settings(options)
+    identity = identity_of(plan, opened.recipe.text, locate, settings)
+    journal, restarted = open_journal(place.journal, place.folder, plan, identity, fresh=options.fresh)
+    with journal:
+        if restarted:
+            progress.event("restarted", {"reason": restarted})
+        done = sum(journal.done.values())
+        if done:
+            progress.event("resumed", {"tensors": len(journal.done), "of": len(plan.ops), "bytes": done})
+        progress.begin("merge", plan.bytes_written)
+        progress.advance(done)
+        execute(plan, place.folder, settings, locate, journal.watching(progress), journal.done)
         progress.end()
-        files, warnings = complete(opened, partial, target.name, options)
-        disk.replace_directory(partial, target)
-    (target / disk.MARKER).unlink(missing_ok=True)
-    return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings))
+        refuse_changed_files(identity, locate)
+    return len(journal.done)
 
 
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
@@ -195,7 +228,9 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
         require_torch()
 
 
-def _report(plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warnings: tuple[str, ...]) -> MergeReport:
+def _report(
+    plan: Plan, out: Path, seconds: float, resumed: int, files: tuple[str, ...], warnings: tuple[str, ...]
+) -> MergeReport:
     return MergeReport(
         out=out,
         seconds=seconds,
@@ -204,6 +239,7 @@ def _report(plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warni
         peak_memory=_peak_memory(),
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
+        resumed=resumed,
         dropped=tuple((plan.models[index].name, name) for index, name in plan.dropped),
         files=files,
         warnings=warnings,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,8 +54,15 @@ class _Stopped(Exception):  # noqa: N818 - not an error: another thread failed o
     """Ends a worker early."""
 
 
-def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str, Path], progress: Progress) -> None:
-    """Writes every shard of `plan` into `folder`, which exists and is empty.
+def execute(
+    plan: Plan,
+    folder: Path,
+    settings: EngineSettings,
+    locate: dict[str, Path],
+    progress: Progress,
+    done: Container[str] = (),
+) -> None:
+    """Writes every shard of `plan` into `folder`, which exists.
 
     Args:
         plan: what to do.
@@ -62,12 +70,14 @@ def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str
         settings: with which devices, threads and memory.
         locate: the local path of every file that the plan's sources name.
         progress: is told of bytes and tensors; called from worker threads.
+        done: names of tensors whose bytes are there already.
 
     Raises:
         CuveeError: whatever a source, a method or the disk refuses; nothing more is written then.
 
     """
     create_shards(folder, plan.shards)
+    plan = replace(plan, ops=tuple(op for op in plan.ops if op.name not in done))
     settings = replace(
         settings,
         block_elements=settings.block_elements or _block_elements(plan, settings),
@@ -140,7 +150,7 @@ def _run_on_threads(
     works: Sequence[Work],
     settings: EngineSettings,
     stop: threading.Event,
-    finished: Callable[[str], None],
+    finished: Callable[[str, int, float], None],
 ) -> None:
     """All ops, over the settings' threads for each device."""
     threads = settings.worker_threads
@@ -154,9 +164,10 @@ def _run_on_threads(
 
     def run(op: TensorOp, work: Work, block_map: BlockMap[Any]) -> None:
         hints.begin(op)
+        begin = time.perf_counter()
         run_op(op, work, block_map)
         hints.done(op)
-        finished(op.name)
+        finished(op.name, op.nbytes, time.perf_counter() - begin)
 
     def lane(work: Work) -> None:
         with work.backend.lane():

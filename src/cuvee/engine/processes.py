@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cuvee.errors import PlanError
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from multiprocessing.synchronize import Event
+
     from cuvee.engine.execute import EngineSettings
 
+_GUARD_SECONDS = 0.1
 _CHUNK_SHARE = 16  # chunks a process: enough to even out, few enough that starting one costs nothing
 
 
@@ -28,6 +36,7 @@ class _Job:
     folder: Path
     settings: EngineSettings
     locate: dict[str, Path]
+    parent: int
 
 
 _job: list[_Job] = []
@@ -42,19 +51,32 @@ def run_in_processes(
         folder,
         replace(settings, processes=1, threads=settings.worker_threads),
         locate,
+        os.getpid(),
     )
     context = multiprocessing.get_context(_start_method())
-    with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job,)) as pool:
+    stop = context.Event()
+    with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job, stop)) as pool:
         futures = {pool.submit(_run, chunk): chunk for chunk in _chunks(plan.ops, settings.processes)}
         try:
             for future in as_completed(futures):
-                future.result()
+                seconds = future.result()
                 for op in futures[future]:
                     progress.advance(op.nbytes)
-                    progress.finished(op.name)
-        except BaseException:
+                    progress.finished(op.name, op.nbytes, seconds[op.name])
+        except BaseException as error:
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise _killed() from error
             raise
+
+
+def _killed() -> PlanError:
+    return PlanError(
+        "a worker process was killed, perhaps because the machine ran out of memory",
+        fix="lower --processes, --threads or --memory",
+        errno=errno.ENOMEM,
+    )
 
 
 def _start_method() -> str:
@@ -77,12 +99,35 @@ def _chunks(ops: Sequence[TensorOp], processes: int) -> list[tuple[TensorOp, ...
     return [tuple(chunk) for chunk in chunks]
 
 
-def _adopt(job: _Job) -> None:
+def _adopt(job: _Job, stop: Event) -> None:
     _job[:] = [job]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_leave_with_parent, args=(job.parent, stop), name="cuvee-guard", daemon=True).start()
 
 
-def _run(ops: tuple[TensorOp, ...]) -> None:
+def _leave_with_parent(parent: int, stop: Event) -> None:
+    """Ends this process when the parent says so or has died: what it has not finished is not in the journal."""
+    while not stop.wait(_GUARD_SECONDS):
+        if os.getppid() != parent:
+            break
+    os._exit(1)
+
+
+class _Timed(Silent):
+    """Keeps how long each tensor took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def finished(self, name: str, count: int = 0, seconds: float = 0.0) -> None:  # noqa: ARG002
+        self.seconds[name] = seconds
+
+
+def _run(ops: tuple[TensorOp, ...]) -> dict[str, float]:
     from cuvee.engine.execute import run_ops
 
     (job,) = _job
-    run_ops(job.plan, ops, job.folder, job.settings, job.locate, Silent())
+    timed = _Timed()
+    run_ops(job.plan, ops, job.folder, job.settings, job.locate, timed)
+    return timed.seconds
