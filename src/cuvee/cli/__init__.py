@@ -41,8 +41,9 @@ def _run(arguments: list[str] | None, program: str) -> None:
         error.show()
         code = 2
     except (click.Abort, KeyboardInterrupt) as error:
-        ended = isinstance(error, _Terminated)
-        _say(("terminated" if ended else "interrupted") + (_kept(error, program, given) or "; nothing was left behind"))
+        cause = error.__cause__ or error  # click puts an error of its own around interrupts
+        ended = isinstance(cause, _Terminated)
+        _say(("terminated" if ended else "interrupted") + (_kept(cause, program, given) or "; nothing was left behind"))
         code = 143 if ended else 130
     except MemoryError as error:
         _say(
