@@ -67,10 +67,10 @@ def failing(after: int, error: BaseException, suffix: str = "") -> Callable[...,
     return write
 
 
-FAULTS = {
-    "disk full": OutputError("cannot write: no space left on device", errno=errno.ENOSPC),
-    "bug": ZeroDivisionError("a fault of our own"),
-    "interrupt": KeyboardInterrupt(),
+FAULTS: dict[str, Callable[[], BaseException]] = {
+    "disk full": lambda: OutputError("cannot write: no space left on device", errno=errno.ENOSPC),
+    "bug": lambda: ZeroDivisionError("a fault of our own"),
+    "interrupt": KeyboardInterrupt,
 }
 
 
@@ -79,7 +79,7 @@ FAULTS = {
 def test_fault_in_the_middle(
     fault: str, threads: int, llama: Family, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = FAULTS[fault]
+    error = FAULTS[fault]()
     cuvee.merge(recipe(LINEAR, llama), here / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(disk, "write_at", failing(7, error, ".safetensors"))
@@ -98,8 +98,9 @@ def test_fault_in_the_middle(
 def test_fault_before_anything_is_recorded_leaves_nothing(
     fault: str, llama: Family, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(disk, "write_at", failing(7, FAULTS[fault]))  # the journal's writes fail too
-    with pytest.raises(type(FAULTS[fault])) as raised:
+    error = FAULTS[fault]()
+    monkeypatch.setattr(disk, "write_at", failing(7, error))  # the journal's writes fail too
+    with pytest.raises(type(error)) as raised:
         cuvee.merge(recipe(LINEAR, llama), here / "out", MergeOptions(threads=1))
     assert not getattr(raised.value, "__notes__", ())
     assert left_in(here) == []
@@ -287,22 +288,41 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Family:
     return make_llama(tmp_path_factory.mktemp("deep"), layers=40, names=("base", "a"))
 
 
-@pytest.mark.parametrize("options", [(), ("--threads", "1"), ("--processes", "2")], ids=["", "1 thread", "2 processes"])
-def test_ctrl_c_ends_cleanly(options: tuple[str, ...], deep: Family, here: Path) -> None:
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [
+        (signal.SIGINT, ()),
+        (signal.SIGINT, ("--threads", "1")),
+        (signal.SIGINT, ("--processes", "2")),
+        (signal.SIGTERM, ()),
+        (signal.SIGTERM, ("--processes", "2")),
+    ],
+    ids=["ctrl-c", "1 thread", "2 processes", "terminated", "2 processes, terminated"],
+)
+def test_interrupts_end_cleanly_and_say_how_to_go_on(
+    ending: signal.Signals, options: tuple[str, ...], deep: Family, here: Path
+) -> None:
     with slow_merge(deep, here, *options) as process:
         time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+        if ending is signal.SIGINT:
+            os.killpg(process.pid, ending)  # a terminal sends it to the whole group
+        else:
+            process.send_signal(ending)
         begin = time.monotonic()
         _, errors = process.communicate(timeout=30)
     assert time.monotonic() - begin < 20
-    assert process.returncode == 130
-    if "--processes" in options:  # whose tensors are recorded by the dozen
-        assert errors.startswith("interrupted")
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[ending]
+    said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[ending]
+    first, *rest = errors.strip().splitlines()
+    if not rest:  # worker processes hand in their tensors by the dozen
+        assert "--processes" in options
+        assert first == f"{said}; nothing was left behind"
+        assert left_in(here) == []
         return
-    first, kept, command = errors.splitlines()
-    assert first == "interrupted"
+    kept, command = rest
+    assert first == said
     assert re.match(r"  kept:     \d+ of 363 tensors \(.*\) in .*/out.partial$", kept)
-    assert command.endswith(f"merge {here.parent}/slow.yml out --quiet {' '.join(options)}".rstrip())
+    assert command == f"  continue: cuvee merge {here.parent}/slow.yml out --quiet {' '.join(options)}".rstrip()
     assert left_in(here) == ["out.partial"]
 
 

@@ -113,14 +113,11 @@ class Journal:
         self._closing = False
         self._failure: OutputError | None = None
         if begun is None:
-            header = {
-                "journal": _FORMAT,
-                "identity": identity,
-                "folder": folder.stat().st_ino,
-                "tensors": len(plan.ops),
-            }
-            disk.write_file(path, _line(header))
-        self._end = begun.length if begun else path.stat().st_size
+            header = {"journal": _FORMAT, "identity": identity, "folder": folder.stat().st_ino}
+            first = _line({**header, "tensors": len(plan.ops)})
+            # Space for every line there will be: a disk that others fill up should not stop what fits.
+            disk.preallocate(path, first, len(first) + sum(len(op.name) + 100 for op in plan.ops))
+        self._end = begun.length if begun else len(first)
         self._descriptor = disk.open_to_write(path)
         self._names_are_durable = False
 
@@ -211,7 +208,7 @@ class Journal:
         with suppress(OutputError):  # what stopped the merge is what counts
             self.close()
         if not _may_go_on(error):
-            self._path.unlink(missing_ok=True)
+            disk.remove_file(self._path)
 
 
 def _may_go_on(error: BaseException) -> bool:
@@ -278,7 +275,7 @@ def open_journal(
         if why is None and not (folder.is_dir() and folder.stat().st_ino == before.folder):
             why = "its files are not the ones that were written"
     if before is None or why is not None:
-        path.unlink(missing_ok=True)
+        disk.remove_file(path)
         disk.remove_tree(folder)
         disk.make_directory(folder)
         return Journal(path, folder, plan, None, identity), why if before and before.done else None

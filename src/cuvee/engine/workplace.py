@@ -54,8 +54,8 @@ class Workplace:
     def remove(self) -> None:
         """Removes the directory; what says whose it is goes last, so that a removal cut short can be ended."""
         disk.keep_only(self.home, {MARKER, self.journal.name})
-        self.journal.unlink(missing_ok=True)
-        (self.home / MARKER).unlink()
+        disk.remove_file(self.journal)
+        disk.remove_file(self.home / MARKER)
         with suppress(OSError):  # another run has come in between, which is its right
             self.home.rmdir()
 
@@ -73,21 +73,24 @@ def claim(final: Path) -> Iterator[Workplace]:
     place = Workplace(final.with_name(final.name + ".partial"), final)
     made = [parent for parent in place.home.parents if not parent.exists()]
     _refuse_foreign(place.home)
-    disk.make_directory(place.home)
-    with locked(place.home / MARKER):
-        try:
-            _end_publishing(place)
-            yield place
-        except BaseException as error:
-            if kept := _kept(place):
-                _note(error, kept)
-            else:
-                place.remove()
-                for parent in made:
-                    with suppress(OSError):  # not empty: somebody else uses it by now
-                        parent.rmdir()
-            raise
-        place.remove()
+    try:
+        disk.make_directory(place.home)
+        with locked(place.home / MARKER):
+            try:
+                _end_publishing(place)
+                yield place
+            except BaseException as error:
+                if kept := _kept(place):
+                    _note(error, kept)
+                else:
+                    place.remove()
+                raise
+            place.remove()
+    except BaseException:
+        for folder in (place.home, *made):
+            with suppress(OSError):  # not empty: somebody uses it
+                folder.rmdir()
+        raise
 
 
 def reserved_bytes(place: Workplace) -> int:

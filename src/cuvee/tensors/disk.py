@@ -210,8 +210,11 @@ def replace_directory(new: Path, final: Path) -> None:
 def put_back(new: Path, final: Path) -> None:
     """Gives `final` back what `replace_directory` had taken from there when it was killed, if it was."""
     aside = new.with_name(f"{new.name}{REPLACED}")
-    if aside.is_dir() and not final.exists():
-        aside.rename(final)
+    try:
+        if aside.is_dir() and not final.exists():
+            aside.rename(final)
+    except OSError as error:
+        raise _write_error(final, error) from error
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -229,6 +232,14 @@ def remove_tree(path: Path) -> None:
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def remove_file(path: Path) -> None:
+    """Removes a file, if it is there."""
+    try:
+        path.unlink(missing_ok=True)
     except OSError as error:
         raise _write_error(path, error) from error
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cuvee.errors import OutputError
+from cuvee.tensors import disk
 
 _PATIENCE_SECONDS = 2.0  # worker processes of a run that was killed need a moment to notice
 _PAUSE_SECONDS = 0.05
@@ -28,8 +29,8 @@ def locked(path: Path) -> Iterator[None]:
     """
     descriptor = _acquire(path)
     try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        # In place and of one length: a disk that is full has room for what is there already.
+        disk.write_at(descriptor, memoryview(f"{os.getpid():<20}".encode()), 0, path)
         yield
     finally:
         os.close(descriptor)

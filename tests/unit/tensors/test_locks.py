@@ -29,7 +29,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_lock_names_its_holder_and_is_free_again(tmp_path: Path) -> None:
     for _ in range(2):
         with locked(tmp_path / "lock"):
-            assert (tmp_path / "lock").read_text() == str(os.getpid())
+            assert (tmp_path / "lock").read_text().strip() == str(os.getpid())
 
 
 def test_a_second_holder_is_refused_even_in_one_process(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_holder_that_is_killed_holds_no_longer(tmp_path: Path, monkeypatch: py
         other.kill()
         other.wait(timeout=10)
         with locked(tmp_path / "lock"):
-            assert (tmp_path / "lock").read_text() == str(os.getpid())
+            assert (tmp_path / "lock").read_text().strip() == str(os.getpid())
 
 
 def test_a_lock_on_a_file_that_its_holder_removed_is_taken_anew(
@@ -71,7 +71,7 @@ def test_a_lock_on_a_file_that_its_holder_removed_is_taken_anew(
 
     monkeypatch.setattr(locks, "_try_to_lock", just_removed)
     with locked(path):
-        assert path.read_text() == str(os.getpid())
+        assert path.read_text().strip() == str(os.getpid())
         with pytest.raises(OutputError), locked(path):
             pass
     assert len(waited) >= 3
