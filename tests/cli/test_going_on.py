@@ -13,14 +13,16 @@ import pytest
 from cuvee.engine import execute
 from cuvee.errors import OutputError
 from cuvee.tensors import disk
-from support.tiny_models import Family, recipe
+from support.tiny_models import make_llama, recipe
 
 TEXT = 'merge_method: linear\nmodels: [{model: "@a"}, {model: "@b"}]\nparameters: {weight: 0.5}\n'
 
 
 @pytest.fixture
-def ready(llama: Family, here: Path) -> Path:
-    (here / "recipe.yml").write_text(recipe(TEXT, llama))
+def ready(here: Path) -> Path:
+    family = make_llama(here.parent / "family", names=("a", "b"))
+    (family.path("a") / "modeling_custom.py").unlink()  # which would be warned of
+    (here / "recipe.yml").write_text(recipe(TEXT, family))
     return here
 
 

@@ -189,7 +189,7 @@ def test_what_waits_is_untouched_by_a_run_that_is_refused(family: Family, here: 
     text = recipe(TEXT, family)
     stop(text, here / "out")
     with pytest.raises(cuvee.CuveeError):
-        cuvee.merge(text.replace("density: 0.5", "density: 5"), here / "out")
+        cuvee.merge(text.replace("dare_ties", "dare_tie"), here / "out")
     assert cuvee.merge(text, here / "out").resumed >= 10
 
 
@@ -239,7 +239,10 @@ def test_worker_processes_and_their_parent_die_together(victim: str, family: Fam
             assert time.monotonic() < deadline
             time.sleep(0.05)
         os.kill(process.pid if victim == "parent" else workers[0], signal.SIGKILL)
-        errors = process.communicate(timeout=60)[1]
+        try:
+            errors = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
         while any(Path(f"/proc/{worker}").exists() for worker in workers):
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +21,7 @@ from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from multiprocessing.synchronize import Event
+    from ctypes import c_byte
 
     from cuvee.engine.execute import EngineSettings
 
@@ -54,7 +55,7 @@ def run_in_processes(
         os.getpid(),
     )
     context = multiprocessing.get_context(_start_method())
-    stop = context.Event()
+    stop = context.RawValue("b", 0)  # without a lock, which a worker that is killed would hold for ever
     with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job, stop)) as pool:
         futures = {pool.submit(_run, chunk): chunk for chunk in _chunks(plan.ops, settings.processes)}
         try:
@@ -64,7 +65,7 @@ def run_in_processes(
                     progress.advance(op.nbytes)
                     progress.finished(op.name, op.nbytes, seconds[op.name])
         except BaseException as error:
-            stop.set()
+            stop.value = 1
             pool.shutdown(wait=True, cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 raise _killed() from error
@@ -99,18 +100,17 @@ def _chunks(ops: Sequence[TensorOp], processes: int) -> list[tuple[TensorOp, ...
     return [tuple(chunk) for chunk in chunks]
 
 
-def _adopt(job: _Job, stop: Event) -> None:
+def _adopt(job: _Job, stop: c_byte) -> None:
     _job[:] = [job]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, args=(job.parent, stop), name="cuvee-guard", daemon=True).start()
 
 
-def _leave_with_parent(parent: int, stop: Event) -> None:
+def _leave_with_parent(parent: int, stop: c_byte) -> None:
     """Ends this process when the parent says so or has died: what it has not finished is not in the journal."""
-    while not stop.wait(_GUARD_SECONDS):
-        if os.getppid() != parent:
-            break
+    while not stop.value and os.getppid() == parent:
+        time.sleep(_GUARD_SECONDS)
     os._exit(1)
 
 
