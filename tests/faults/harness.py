@@ -319,7 +319,7 @@ def main() -> int:
     parser.add_argument("--points", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
-    found = []
+    found: list[tuple[str, Tally]] = []
     with tempfile.TemporaryDirectory(prefix="cuvee-faults-") as folder:
         for name, tally in rows(Path(folder), chosen.kills, chosen.points, chosen.seed):
             found.append((name, tally))
