@@ -6,7 +6,6 @@ known here.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -104,12 +103,12 @@ def _kinds(devices: str) -> str:
     return ",".join(sorted({part if part.startswith("torch:") else part.split(":")[0] for part in devices.split(",")}))
 
 
-@cache
 def _source_of(method: str) -> str:
-    """A hash of the module that a method is written in: methods of other people change without our version."""
-    module = sys.modules.get(get_method(method).apply.__module__)
-    path = Path(getattr(module, "__file__", None) or "")
-    return blake2b(path.read_bytes(), digest_size=12).hexdigest() if path.is_file() else ""
+    """A hash of the files that a method is written in: methods of other people change without our version."""
+    spec = get_method(method)
+    codes = [getattr(function, "__code__", None) for function in (spec.apply, spec.prepare)]
+    paths = sorted({Path(code.co_filename) for code in codes if code is not None})
+    return _digest(tuple(path.read_bytes() for path in paths if path.is_file()))
 
 
 def _digest(value: Any) -> str:

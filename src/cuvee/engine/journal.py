@@ -155,7 +155,7 @@ class Journal:
         """Makes the bytes of all tensors finished so far durable, then says so in the journal."""
         with self._committing:
             with self._wake:
-                group, self._pending, self._pending_bytes = self._pending, [], 0
+                group = list(self._pending)
             if not group:
                 return
             for shard in {op.shard for op in group}:
@@ -164,7 +164,11 @@ class Journal:
                 for directory in (self._folder, self._path.parent, self._path.parent.parent):
                     disk.sync_directory(directory)
                 self._names_are_durable = True
-            self._append({"done": {op.name: op.nbytes for op in group}})
+            done = {op.name: op.nbytes for op in group}
+            self._append({"done": done})
+            with self._wake:
+                del self._pending[: len(group)]
+                self._pending_bytes -= sum(done.values())
 
     def _append(self, record: Mapping[str, Any]) -> None:
         line = _line(record)

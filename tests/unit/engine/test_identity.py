@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,3 +125,21 @@ def test_inputs_that_changed_meanwhile_are_refused(file: Path) -> None:
     assert refused.value.file == str(file)
     file.unlink()  # gone is not changed: what is read through an open file stays as it was
     refuse_changed_files(before, {str(file): file})
+
+
+def test_the_code_of_a_method_is_the_file_it_is_written_in(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace as changed
+
+    from cuvee.methods import registry
+
+    code, names = tmp_path / "mine.py", dict[str, Any]()
+    code.write_text("def apply(block, **_):\n    return block.arrays[0]\n")
+    exec(compile(code.read_text(), str(code), "exec"), names)
+    mine = changed(registry.get_method("linear"), apply=names["apply"])
+    monkeypatch.setitem(registry._specs, "linear", mine)
+    first = of(plan(file), file)
+    assert difference(first, of(plan(file), file)) is None
+    code.write_text("def apply(block, **_):\n    return block.arrays[1]\n")
+    assert difference(first, of(plan(file), file)) == "the code of method linear changed"
