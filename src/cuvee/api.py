@@ -45,7 +45,8 @@ class MergeReport:
         seconds: wall time, from reading the recipe to the final rename.
         bytes_read: bytes of all input tensors used.
         bytes_written: bytes of all weight files written.
-        peak_memory: largest resident size of this process so far, in bytes (0 where the system does not tell).
+        peak_memory: largest resident size of this process so far and of its workers, in bytes (0 where the system does
+            not tell).
         merged: tensors that went through a method.
         copied: tensors whose bytes were copied.
         resumed: tensors of both kinds that an earlier run had done.
@@ -121,14 +122,17 @@ def _merge(recipe: RecipeLike, out: Path, options: MergeOptions, progress: Progr
     with claim(target) as place:
         check_disk(plan, out, reserved_bytes(place))
         locate = fetch(plan, opened.checkpoints.values(), progress)
-        resumed = _run(opened, place, locate, options, progress)
+        resumed, processes = _run(opened, place, locate, options, progress)
         files, warnings = complete(opened, place.folder, target.name, options)
         place.publish()
-    return _report(plan, out, time.perf_counter() - begin, resumed, files, (*plan.warnings, *warnings))
+    seconds = time.perf_counter() - begin
+    return _report(plan, out, seconds, processes, resumed, files, (*plan.warnings, *warnings))
 
 
-def _run(opened: Opened, place: Workplace, locate: dict[str, Path], options: MergeOptions, progress: Progress) -> int:
-    """Writes all tensors that no earlier run has written; how many those were."""
+def _run(
+    opened: Opened, place: Workplace, locate: dict[str, Path], options: MergeOptions, progress: Progress
+) -> tuple[int, int]:
+    """Writes all tensors that no earlier run has written; how many it had, and how many worker processes it took."""
     plan, settings = opened.plan, engine_settings(options)
     identity = identity_of(plan, opened.recipe.text, locate, settings)
     journal, restarted = open_journal(place.journal, place.folder, plan, identity, fresh=options.fresh)
@@ -140,10 +144,10 @@ def _run(opened: Opened, place: Workplace, locate: dict[str, Path], options: Mer
             progress.event("resumed", {"tensors": len(journal.done), "of": len(plan.ops), "bytes": done})
         progress.begin("merge", plan.bytes_written)
         progress.advance(done)
-        execute(plan, place.folder, settings, locate, journal.watching(progress), journal.done)
+        processes = execute(plan, place.folder, settings, locate, journal.watching(progress), journal.done)
         progress.end()
         refuse_changed_files(identity, locate)
-    return len(journal.done)
+    return len(journal.done), processes
 
 
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
@@ -229,14 +233,20 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
 
 
 def _report(
-    plan: Plan, out: Path, seconds: float, resumed: int, files: tuple[str, ...], warnings: tuple[str, ...]
+    plan: Plan,
+    out: Path,
+    seconds: float,
+    processes: int,
+    resumed: int,
+    files: tuple[str, ...],
+    warnings: tuple[str, ...],
 ) -> MergeReport:
     return MergeReport(
         out=out,
         seconds=seconds,
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
-        peak_memory=_peak_memory(),
+        peak_memory=_peak_memory(processes),
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
         resumed=resumed,
@@ -246,8 +256,11 @@ def _report(
     )
 
 
-def _peak_memory() -> int:
-    """The largest resident size of this process, or of the largest of its workers, in bytes; 0 where nothing tells."""
+def _peak_memory(processes: int) -> int:
+    """The largest resident size of this process and its workers, in bytes; 0 where nothing tells.
+
+    Workers are counted at the size of the largest, and what they share with this process more than once.
+    """
     try:
         import resource
     except ModuleNotFoundError:  # Windows
@@ -259,4 +272,4 @@ def _peak_memory() -> int:
         own = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    return max(own, workers)
+    return own + processes * workers

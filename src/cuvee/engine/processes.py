@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _GUARD_SECONDS = 0.1
 _CHUNK_SHARE = 16  # chunks a process: enough to even out, few enough that starting one costs nothing
+_LARGEST_CHUNK = 512 << 20  # bytes read: progress is told, and an interruption minded, after each
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def run_in_processes(
         locate,
         os.getpid(),
     )
-    context = multiprocessing.get_context(_start_method())
+    context = multiprocessing.get_context("fork" if can_fork() else "spawn")
     stop = context.RawValue("b", 0)  # without a lock, which a worker that is killed would hold for ever
     with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job, stop)) as pool:
         futures = {pool.submit(_run, chunk): chunk for chunk in _chunks(plan.ops, settings.processes)}
@@ -74,21 +75,21 @@ def run_in_processes(
 
 def _killed() -> PlanError:
     return PlanError(
-        "a worker process was killed, perhaps because the machine ran out of memory",
-        fix="lower --processes, --threads or --memory",
+        "a worker process was ended from outside",
+        expected="all of them to live until the merge is done",
+        fix="most likely memory ran out: lower --memory or --processes, then run the same command again",
         errno=errno.ENOMEM,
     )
 
 
-def _start_method() -> str:
-    """Forking starts at once, but only a process of one thread, and without torch's own, may be forked safely."""
-    alone = threading.active_count() == 1 and "torch" not in sys.modules
-    return "fork" if sys.platform == "linux" and alone else "spawn"
+def can_fork() -> bool:
+    """Whether this process may be forked safely: it has one thread and none of torch's own."""
+    return sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
 
 
 def _chunks(ops: Sequence[TensorOp], processes: int) -> list[tuple[TensorOp, ...]]:
     """Ops in chunks of about equal cost, the largest first, so that none is left over at the end."""
-    target = sum(op.bytes_read for op in ops) // (processes * _CHUNK_SHARE) + 1
+    target = min(sum(op.bytes_read for op in ops) // (processes * _CHUNK_SHARE), _LARGEST_CHUNK) + 1
     chunks: list[list[TensorOp]] = []
     filled = target
     for op in sorted(ops, key=lambda op: -op.bytes_read):
@@ -101,8 +102,9 @@ def _chunks(ops: Sequence[TensorOp], processes: int) -> list[tuple[TensorOp, ...
 
 
 def _adopt(job: _Job, stop: c_byte) -> None:
+    """What a new worker does first: it leaves interrupts to its parent, and sees to it that it ends with that."""
     _job[:] = [job]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, args=(job.parent, stop), name="cuvee-guard", daemon=True).start()
 
