@@ -9,7 +9,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cuvee.errors import OutputError
@@ -29,8 +29,8 @@ def locked(path: Path) -> Iterator[None]:
     """
     descriptor = _acquire(path)
     try:
-        # In place and of one length: a disk that is full has room for what is there already.
-        disk.write_at(descriptor, memoryview(f"{os.getpid():<20}".encode()), 0, path)
+        with suppress(OutputError):  # a full disk: the name is only there to be told, the lock holds without it
+            disk.write_at(descriptor, memoryview(f"{os.getpid():<20}".encode()), 0, path)
         yield
     finally:
         os.close(descriptor)
