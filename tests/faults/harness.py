@@ -42,6 +42,7 @@ slices:
   - sources: [{model: "@b", layer_range: [1, 6]}]
 """
 EVERY = 0.002
+SLOWLY = {"pace": 0.02}
 
 
 @dataclass
@@ -103,7 +104,9 @@ class Scene:
 
     def kill_after(self, seconds: float) -> str:
         """Kills a run so long after it was ready; what it had said."""
-        with subprocess.Popen(self.command({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            self.command(SLOWLY), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             time.sleep(seconds)
@@ -113,7 +116,9 @@ class Scene:
     def seconds(self) -> float:
         """How long a run takes from `ready` on."""
         self.clear()
-        with subprocess.Popen(self.command({}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            self.command(SLOWLY), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
             process.stdout.readline()
             begin = time.perf_counter()

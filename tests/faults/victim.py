@@ -2,6 +2,7 @@
 
 The first argument is JSON:
     every: seconds between groups of the journal (the real second is longer than a test's whole merge)
+    pace: seconds that each tensor takes at least, so that most of a run is spent on them
     die_at: kill this process, as `kill -9` does, just before its n-th change of the disk
     trace: a file that tells of every write and every sync, so that the test can take back what was never made durable
     calls: a file for the number of changes of the disk that a whole run makes
@@ -19,6 +20,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,8 +102,20 @@ def fill_when_created(file: Path) -> None:
     execute.create_shards = create
 
 
+def slow_down(seconds: float) -> None:
+    run_op = execute.run_op
+
+    def run(*arguments: Any) -> None:
+        time.sleep(seconds)
+        run_op(*arguments)
+
+    execute.run_op = run
+
+
 def suffer(settings: dict[str, Any]) -> None:
     journal._EVERY_SECONDS = settings.get("every", journal._EVERY_SECONDS)
+    if "pace" in settings:
+        slow_down(settings["pace"])
     if "trace" in settings:
         trace_to(Path(settings["trace"]))
     if "fill" in settings:
