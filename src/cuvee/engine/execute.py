@@ -83,17 +83,17 @@ def execute(
 
     """
     create_shards(folder, plan.shards)
-    plan = replace(plan, ops=tuple(op for op in plan.ops if op.name not in done))
     settings = replace(settings, processes=settings.processes or _useful_processes(plan, settings))
     settings = replace(
         settings,
         block_elements=settings.block_elements or _block_elements(plan, settings),
         release_cache=outgrows_memory(plan.ops),
     )
+    left = tuple(op for op in plan.ops if op.name not in done)
     if settings.processes > 1:
-        run_in_processes(plan, folder, settings, locate, progress)
+        run_in_processes(replace(plan, ops=left), folder, settings, locate, progress)
         return settings.processes
-    run_ops(plan, plan.ops, folder, settings, locate, progress)
+    run_ops(plan, left, folder, settings, locate, progress)
     return 0
 
 

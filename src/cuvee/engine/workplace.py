@@ -40,6 +40,12 @@ class Workplace:
         """The file that says what is done."""
         return self.home / "journal"
 
+    def fresh_folder(self) -> Path:
+        """The folder, empty, for work that keeps no journal and so cannot go on from anything."""
+        disk.keep_only(self.home, {MARKER})
+        disk.make_directory(self.folder)
+        return self.folder
+
     def publish(self) -> None:
         """Makes the folder the output, in one step; an old output stays until then.
 

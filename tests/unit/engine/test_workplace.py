@@ -71,6 +71,15 @@ def test_what_is_done_is_kept_and_told(failure: BaseException, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_work_without_a_journal_starts_with_an_empty_folder_and_leaves_nothing(tmp_path: Path) -> None:
+    stopped(tmp_path / "out", KeyboardInterrupt(), "a")
+    with pytest.raises(ValueError), claim(tmp_path / "out") as place:  # noqa: PT012
+        assert list(place.fresh_folder().iterdir()) == []
+        (place.folder / "adapter.safetensors").write_text("half")
+        raise ValueError
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
 def test_where_nothing_is_done_nothing_is_kept_and_new_parents_go(failure: type[BaseException], tmp_path: Path) -> None:
     assert stopped(tmp_path / "a" / "b" / "out", failure()) is None
