@@ -19,6 +19,7 @@ from cuvee.engine.fetch import fetch
 from cuvee.engine.run import run
 from cuvee.engine.workplace import claim, reserved_bytes
 from cuvee.errors import OutputError
+from cuvee.layout.tree import Tree, tree_of
 from cuvee.lora.commands import extract_adapter, merge_adapters
 from cuvee.lora.extraction import Extracted
 from cuvee.lora.files import WEIGHTS
@@ -26,7 +27,7 @@ from cuvee.lora.options import ExtractOptions
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
-from cuvee.planning.ops import Plan
+from cuvee.planning.ops import Decision, Plan
 from cuvee.progress import Progress, Silent
 from cuvee.publish.complete import complete
 from cuvee.publish.pytorch import require_torch
@@ -35,7 +36,7 @@ from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.opener import Opener
-from cuvee.views.opening import open_inputs
+from cuvee.views.opening import open_inputs, open_stored
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 _OUR_FILES = {"config.json", "mergekit_config.yml"}
@@ -58,7 +59,8 @@ class MergeReport:
         merged: tensors that went through a method.
         copied: tensors whose bytes were copied.
         resumed: tensors of both kinds that an earlier run had done.
-        dropped: input tensors left out because the recipe does not ask for them, as (model name, tensor).
+        dropped: input tensors that no output tensor is made of, as the recipe or a rule wants it: (model name, tensor).
+        decisions: what was done about tensors that only some models have, or that are not merged for another reason.
         files: names of all files written.
         warnings: what the user should know.
 
@@ -73,6 +75,7 @@ class MergeReport:
     copied: int
     resumed: int
     dropped: tuple[tuple[str, str], ...]
+    decisions: tuple[Decision, ...]
     files: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -236,6 +239,20 @@ def merge_lora(
     return LoraMergeReport(Path(out), time.perf_counter() - begin, merge.config.ranks, written, merge.warnings)
 
 
+def describe(checkpoint: str | Path, options: MergeOptions = _DEFAULTS) -> Tree:
+    """What a checkpoint holds: its stacks, layers, shapes, ties and vocabulary, from headers and config alone.
+
+    Args:
+        checkpoint: a path or Hub id, with `@revision` if need be.
+        options: of which only where downloaded models lie counts.
+
+    Raises:
+        CuveeError: if it cannot be opened.
+
+    """
+    return tree_of(open_stored(ModelRef.parse(str(checkpoint)), options))
+
+
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
     """The recipe validated, its checkpoints' headers read, and the plan made.
 
@@ -243,7 +260,7 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
         CuveeError: if any of it cannot be.
 
     """
-    loaded, warnings = load_recipe(recipe, strict=options.strict)
+    loaded, warnings = load_recipe(recipe, strict=options.strict, trust_remote_code=options.trust_remote_code)
     checkpoints = open_inputs(loaded, options)
     settings = PlanSettings(
         max_shard_bytes=parse_size(options.out_shard_size),
@@ -356,6 +373,7 @@ def _report(
         copied=plan.copied,
         resumed=resumed,
         dropped=tuple((plan.models[index].name, name) for index, name in plan.dropped),
+        decisions=plan.decisions,
         files=files,
         warnings=warnings,
     )

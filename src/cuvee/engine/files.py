@@ -19,6 +19,7 @@ def create_shards(folder: Path, shards: Sequence[Shard]) -> None:
     """Creates every shard file that is not there yet with its header, at its full size."""
     for shard in shards:
         if not (folder / shard.name).exists():
+            disk.make_directory((folder / shard.name).parent)
             disk.preallocate(folder / shard.name, shard_header(shard), shard.size)
 
 

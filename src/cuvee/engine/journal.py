@@ -161,7 +161,8 @@ class Journal:
             for shard in {op.shard for op in group}:
                 _sync(self._shards[shard])
             if not self._names_are_durable:
-                for directory in (self._folder, self._path.parent, self._path.parent.parent):
+                within = sorted({shard.parent for shard in self._shards} | {self._folder}, reverse=True)
+                for directory in (*within, self._path.parent, self._path.parent.parent):
                     disk.sync_directory(directory)
                 self._names_are_durable = True
             done = {op.name: op.nbytes for op in group}

@@ -9,14 +9,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cuvee.engine.survey import Surveyed
 from cuvee.errors import PlanError
+from cuvee.methods.own_file import files_of, load_methods
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress, Silent
 
@@ -38,6 +40,8 @@ class _Job:
     folder: Path
     settings: EngineSettings
     locate: dict[str, Path]
+    surveyed: Mapping[str, Surveyed]
+    method_files: tuple[Path, ...]
     parent: int
 
 
@@ -45,7 +49,12 @@ _job: list[_Job] = []
 
 
 def run_in_processes(
-    plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str, Path], progress: Progress
+    plan: Plan,
+    folder: Path,
+    settings: EngineSettings,
+    locate: dict[str, Path],
+    surveyed: Mapping[str, Surveyed],
+    progress: Progress,
 ) -> None:
     """Runs all ops over `settings.processes` processes; the shard files exist."""
     job = _Job(
@@ -53,6 +62,8 @@ def run_in_processes(
         folder,
         replace(settings, processes=1, threads=settings.worker_threads),
         locate,
+        surveyed,
+        files_of({op.method for op in plan.ops if op.method is not None}),
         os.getpid(),
     )
     context = multiprocessing.get_context("fork" if can_fork() else "spawn")
@@ -107,6 +118,8 @@ def _adopt(job: _Job, stop: c_byte) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, args=(job.parent, stop), name="cuvee-guard", daemon=True).start()
+    for file in job.method_files:
+        load_methods(file)
 
 
 def _leave_with_parent(parent: int, stop: c_byte) -> None:
@@ -131,5 +144,5 @@ def _run(ops: tuple[TensorOp, ...]) -> dict[str, float]:
 
     (job,) = _job
     timed = _Timed()
-    run_ops(job.plan, ops, job.folder, job.settings, job.locate, timed)
+    run_ops(job.plan, ops, job.folder, job.settings, job.locate, job.surveyed, timed)
     return timed.seconds

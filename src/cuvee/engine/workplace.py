@@ -53,7 +53,9 @@ class Workplace:
             OutputError: if it cannot; the old output is then where it was.
 
         """
-        disk.sync_directory(self.folder)
+        for path in (*self.folder.rglob("*"), self.folder):
+            if path.is_dir():
+                disk.sync_directory(path)
         disk.replace_directory(self.folder, self.final)
         disk.sync_directory(self.final.parent)
 
@@ -101,7 +103,7 @@ def claim(final: Path) -> Iterator[Workplace]:
 
 def reserved_bytes(place: Workplace) -> int:
     """Bytes of the disk that an earlier run has taken for this output already."""
-    files = place.folder.iterdir() if place.folder.is_dir() else ()
+    files = place.folder.rglob("*") if place.folder.is_dir() else ()
     return sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in files)
 
 

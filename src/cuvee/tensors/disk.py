@@ -245,12 +245,13 @@ def remove_file(path: Path) -> None:
 
 
 def keep_only(folder: Path, names: Collection[str]) -> None:
-    """Removes all that is in a directory but the files of these names."""
+    """Removes all that is below a directory but the files of these relative names (with `/`)."""
     try:
-        for path in sorted(folder.iterdir()):
+        for path in sorted(folder.rglob("*"), reverse=True):  # what is in a directory comes before it
             if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name not in names:
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path.relative_to(folder).as_posix() not in names:
                 path.unlink()
     except OSError as error:
         raise _write_error(folder, error) from error
