@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 QUICK := not slow and not real
 
-.PHONY: demo test test-all check docs bench clean
+.PHONY: demo test test-all test-faults check docs bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.core
@@ -15,6 +15,9 @@ test: .venv/.test
 
 test-all: .venv/.test
 	$(BIN)/python -m pytest -n 2
+
+test-faults: .venv/.test
+	$(BIN)/python tests/faults/harness.py
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -32,7 +32,8 @@ _MADE = "<!-- Made by docs/generate.py from the code; change the code and run `m
 _COMMANDS = """
 # Commands
 
-Every command answers `--help`. Exit codes: 0 done, 2 something you can mend, 1 a fault of Cuvee's own, 130 interrupted.
+Every command answers `--help`. Exit codes: 0 done, 2 something you can mend, 1 a fault of Cuvee's own, 130 interrupted,
+143 terminated.
 Results go to standard output; progress, warnings and errors go to standard error.
 
 `mergekit-yaml CONFIG OUT` is `cuvee merge CONFIG OUT` under the name that existing scripts know.

@@ -17,8 +17,10 @@ from cuvee.checking.check import check_checkpoint
 from cuvee.checking.findings import CheckReport
 from cuvee.checking.structure import structure
 from cuvee.engine.devices import NumpyBackend, backends_for
-from cuvee.engine.execute import EngineSettings, execute
+from cuvee.engine.execute import EngineSettings
 from cuvee.engine.fetch import fetch
+from cuvee.engine.run import run
+from cuvee.engine.workplace import claim, reserved_bytes
 from cuvee.errors import OutputError
 from cuvee.layout.tree import Tree, tree_of
 from cuvee.lora.commands import extract_adapter, merge_adapters
@@ -35,13 +37,12 @@ from cuvee.publish.pytorch import require_torch
 from cuvee.publish.side_files import choose_side_files
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
-from cuvee.tensors import disk
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.opener import Opener
 from cuvee.views.opening import conversions, open_inputs, open_stored
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
-_OUR_FILES = {"config.json", "mergekit_config.yml", disk.MARKER}
+_OUR_FILES = {"config.json", "mergekit_config.yml"}
 _DEFAULTS = MergeOptions()
 _EXTRACTION = ExtractOptions()
 _SILENT = Silent()
@@ -60,6 +61,7 @@ class MergeReport:
             not tell).
         merged: tensors that went through a method.
         copied: tensors whose bytes were copied.
+        resumed: tensors of both kinds that an earlier run had done.
         dropped: input tensors that no output tensor is made of, as the recipe or a rule wants it: (model name, tensor).
         decisions: what was done about tensors that only some models have, or that are not merged for another reason.
         files: names of all files written.
@@ -74,6 +76,7 @@ class MergeReport:
     peak_memory: int
     merged: int
     copied: int
+    resumed: int
     dropped: tuple[tuple[str, str], ...]
     decisions: tuple[Decision, ...]
     files: tuple[str, ...]
@@ -108,26 +111,38 @@ def merge(
         progress: receives events, from several threads.
 
     Raises:
-        CuveeError: whatever stands in the way; `out` is then as it was before.
+        CuveeError: whatever stands in the way; `out` is then as it was before. What was done and can be gone on from
+            is kept in `OUT.partial`, a note of the error says so, and the same call goes on there.
 
     """
+    try:
+        report = _merge(recipe, Path(out), options, progress)
+    except BaseException as error:
+        progress.event("failed", {"error": type(error).__name__, "message": str(error)})
+        raise
+    progress.event("finished", {"out": str(report.out), "seconds": report.seconds, "files": list(report.files)})
+    return report
+
+
+def _merge(recipe: RecipeLike, out: Path, options: MergeOptions, progress: Progress) -> MergeReport:
     begin = time.perf_counter()
-    out = Path(out)
     target = _usable_output(out, overwrite=options.overwrite)
     backends_for(options.devices)  # a device that is not there should not cost a download
     opened = open_recipe(recipe, options)
-    check_disk(opened.plan, out)
+    plan = opened.plan
     _check_publishable(opened, options)
-    locate = fetch(opened.plan, opened.checkpoints.values(), progress)
-    with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
-        progress.begin("merge", opened.plan.bytes_written)
-        processes = execute(opened.plan, partial, engine_settings(options), locate, progress)
-        progress.end()
-        files, warnings = complete(opened, partial, target.name, options)
-        warnings = (*warnings, *_checked(partial, opened, options))
-        disk.replace_directory(partial, target)
-    (target / disk.MARKER).unlink(missing_ok=True)
-    return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings), processes)
+    facts = {"tensors": len(plan.ops), "bytes_read": plan.bytes_read, "bytes_written": plan.bytes_written}
+    progress.event("planned", facts)
+    with claim(target) as place:
+        check_disk(plan, out, reserved_bytes(place))
+        locate = fetch(plan, opened.checkpoints.values(), progress)
+        settings = engine_settings(options)
+        resumed, processes = run(plan, opened.recipe.text, place, locate, settings, progress, fresh=options.fresh)
+        files, warnings = complete(opened, place.folder, target.name, options)
+        warnings = (*warnings, *_checked(place.folder, opened, options))
+        place.publish()
+    seconds = time.perf_counter() - begin
+    return _report(plan, out, seconds, processes, resumed, files, (*plan.warnings, *warnings))
 
 
 @dataclass(frozen=True)
@@ -317,10 +332,9 @@ def _without_effect(recipe: Recipe, options: MergeOptions) -> list[str]:
 def _appearing(out: Path, *, overwrite: bool) -> Iterator[tuple[Path, str]]:
     """A folder to fill, and the name that it gets; when the body is done it takes the place of `out`."""
     target = _usable_output(out, overwrite=overwrite)
-    with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
-        yield partial, target.name
-        disk.replace_directory(partial, target)
-    (target / disk.MARKER).unlink(missing_ok=True)
+    with claim(target) as place:
+        yield place.fresh_folder(), target.name
+        place.publish()
 
 
 def _usable_output(out: Path, *, overwrite: bool) -> Path:
@@ -377,7 +391,13 @@ def _checked(partial: Path, opened: Opened, options: MergeOptions) -> list[str]:
 
 
 def _report(
-    plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warnings: tuple[str, ...], processes: int
+    plan: Plan,
+    out: Path,
+    seconds: float,
+    processes: int,
+    resumed: int,
+    files: tuple[str, ...],
+    warnings: tuple[str, ...],
 ) -> MergeReport:
     return MergeReport(
         out=out,
@@ -387,6 +407,7 @@ def _report(
         peak_memory=_peak_memory(processes),
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
+        resumed=resumed,
         dropped=tuple((plan.models[index].name, name) for index, name in plan.dropped),
         decisions=plan.decisions,
         files=files,

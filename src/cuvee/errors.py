@@ -20,6 +20,9 @@ from typing import Any
 
 from typing_extensions import Self
 
+CONTINUE_WITH = "continue_with"
+"""The fact that names an option with which the same command would go on; its raiser knows of one."""
+
 
 class CuveeError(Exception):
     """A refusal that says what failed, what was expected and found, where, and what to do."""

@@ -38,6 +38,7 @@ class MergeOptions:
     """How to merge; what to merge is the recipe's affair."""
 
     overwrite: bool = option(False, "Replace OUT if it exists; the old one stays until the new one is complete.")
+    fresh: bool = option(False, "Start over where an earlier run of the same merge could be gone on with.")
     strict: bool = option(False, "Treat recipe warnings, such as unknown keys, as errors.")
     device: str = option(
         "cpu",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 
 class Progress(Protocol):
@@ -16,12 +17,16 @@ class Progress(Protocol):
         """`count` more bytes are done."""
         ...
 
-    def finished(self, name: str) -> None:
-        """A tensor or file is done."""
+    def finished(self, name: str, count: int = 0, seconds: float = 0.0) -> None:
+        """A tensor or file of `count` bytes is done, and took so long."""
         ...
 
     def end(self) -> None:
         """The stage is over."""
+        ...
+
+    def event(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Something happened that a log would tell: `planned`, `resumed`, `restarted`, `finished` or `failed`."""
         ...
 
 
@@ -34,8 +39,11 @@ class Silent:
     def advance(self, count: int) -> None:
         """Ignores the event."""
 
-    def finished(self, name: str) -> None:
+    def finished(self, name: str, count: int = 0, seconds: float = 0.0) -> None:
         """Ignores the event."""
 
     def end(self) -> None:
+        """Ignores the event."""
+
+    def event(self, name: str, facts: Mapping[str, Any]) -> None:
         """Ignores the event."""

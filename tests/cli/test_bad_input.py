@@ -322,9 +322,16 @@ def test_weights_that_are_not_finite(method: str, bad: float, cuvee: Any, here: 
     head = f'merge_method: {method}\nparameters: {{t: 0.5, density: 0.5}}\nbase_model: "@a"\n'
     (here / "recipe.yml").write_text(recipe(GOOD.replace("merge_method: linear\n", head), family))
     parts = ("model.layers.2.self_attn.k_proj.weight", "family/b", "not finite", "the first at 53", "--allow-nonfinite")
-    refused(cuvee("merge", "recipe.yml", "out"), here, *parts)
-    assert cuvee("merge", "recipe.yml", "out", "--allow-nonfinite").code == 0
-    assert (here / "out" / "config.json").exists()
+    said = cuvee("merge", "recipe.yml", "out")
+    refused(said, here, *parts, "of 30 tensors", inputs=("out.partial", "recipe.yml"))
+    assert said.err.endswith("  continue: cuvee merge recipe.yml out --allow-nonfinite\n")
+    went_on = cuvee("merge", "recipe.yml", "out", "--allow-nonfinite")
+    assert (went_on.code, went_on.err[:9]) == (0, "going on:")
+    assert sorted(path.name for path in here.iterdir()) == ["out", "recipe.yml"]
+    # What was done before is what would have been done in one go.
+    assert cuvee("merge", "recipe.yml", "whole", "--allow-nonfinite").code == 0
+    weights = "model.safetensors"
+    assert (here / "out" / weights).read_bytes() == (here / "whole" / weights).read_bytes()
 
 
 def test_result_that_does_not_fit_its_dtype(cuvee: Any, here: Path) -> None:
@@ -332,7 +339,8 @@ def test_result_that_does_not_fit_its_dtype(cuvee: Any, here: Path) -> None:
     rewrite(family.path("a"), **{"model.norm.weight": np.full(16, 1e5, np.float32)})
     (here / "recipe.yml").write_text(recipe(GOOD + "out_dtype: float16\nparameters: {normalize: false}\n", family))
     rewrite(family.path("b"), **{"model.norm.weight": np.full(16, 1e5, np.float32)})
-    refused(cuvee("merge", "recipe.yml", "out"), here, "model.norm.weight", "65504", "bfloat16")
+    kept = ("out.partial", "recipe.yml")
+    refused(cuvee("merge", "recipe.yml", "out"), here, "model.norm.weight", "65504", "bfloat16", inputs=kept)
 
 
 def test_not_enough_disk(cuvee: Any, llama: Family, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,23 +49,28 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def failing(after: int, error: BaseException) -> Callable[..., None]:
-    """Writes as the engine does until `after` calls are done, then fails."""
+def titled(files: dict[str, bytes], before: str, title: str) -> dict[str, bytes]:
+    """The files with another title in the card, which is the output's name."""
+    return files | {"README.md": files["README.md"].replace(before.encode(), title.encode())}
+
+
+def failing(after: int, error: BaseException, suffix: str = "") -> Callable[..., None]:
+    """Writes as the engine does until `after` calls are done, then fails for files of this ending."""
     calls = iter(range(after))
     write_at = disk.write_at
 
     def write(descriptor: int, data: memoryview, offset: int, path: Path) -> None:
-        if next(calls, None) is None:
+        if path.name.endswith(suffix) and next(calls, None) is None:
             raise error
         write_at(descriptor, data, offset, path)
 
     return write
 
 
-FAULTS = {
-    "disk full": OutputError("cannot write: no space left on device", errno=errno.ENOSPC),
-    "bug": ZeroDivisionError("a fault of our own"),
-    "interrupt": KeyboardInterrupt(),
+FAULTS: dict[str, Callable[[], BaseException]] = {
+    "disk full": lambda: OutputError("cannot write: no space left on device", errno=errno.ENOSPC),
+    "bug": lambda: ZeroDivisionError("a fault of our own"),
+    "interrupt": KeyboardInterrupt,
 }
 
 
@@ -73,10 +79,30 @@ FAULTS = {
 def test_fault_in_the_middle(
     fault: str, threads: int, llama: Family, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = FAULTS[fault]
-    monkeypatch.setattr(disk, "write_at", failing(7, error))
-    with pytest.raises(type(error)):
-        cuvee.merge(recipe(LINEAR, llama), here / "out", MergeOptions(threads=threads))
+    error = FAULTS[fault]()
+    cuvee.merge(recipe(LINEAR, llama), here / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "write_at", failing(7, error, ".safetensors"))
+        with pytest.raises(type(error)) as raised:
+            cuvee.merge(recipe(LINEAR, llama), here / "out", MergeOptions(threads=threads))
+    assert left_in(here) == ["out.partial", "whole"]
+    (note,) = raised.value.__notes__
+    count = int(re.fullmatch(rf"kept:     (\d+) of 30 tensors \(.* kB\) in {here}/out.partial", note)[1])
+    assert 7 - threads <= count <= 7
+    assert cuvee.merge(recipe(LINEAR, llama), here / "out").resumed == count
+    assert snapshot(here / "out") == titled(snapshot(here / "whole"), "whole", "out")
+    assert left_in(here) == ["out", "whole"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_before_anything_is_recorded_leaves_nothing(
+    fault: str, llama: Family, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = FAULTS[fault]()
+    monkeypatch.setattr(disk, "write_at", failing(7, error))  # the journal's writes fail too
+    with pytest.raises(type(error)) as raised:
+        cuvee.merge(recipe(LINEAR, llama), here / "out", MergeOptions(threads=1))
+    assert not getattr(raised.value, "__notes__", ())
     assert left_in(here) == []
 
 
@@ -93,7 +119,7 @@ def test_system_call_that_fails_is_told_as_an_output_error(
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OutputError, match=r"No space left on device(.|\n)*free some space"):
         cuvee.merge(recipe(LINEAR, llama), here / "out")
-    assert left_in(here) == []
+    assert not (here / "out").exists()
 
 
 @pytest.mark.parametrize("step", ["write_file", "replace_directory"])
@@ -101,10 +127,14 @@ def test_fault_while_finishing(step: str, llama: Family, here: Path, monkeypatch
     def fail(*_: object) -> None:
         raise OutputError("cannot write")
 
-    monkeypatch.setattr(disk, step, fail)
-    with pytest.raises(OutputError):
-        cuvee.merge(recipe(LINEAR, llama), here / "out")
-    assert left_in(here) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, step, fail)
+        with pytest.raises(OutputError) as raised:
+            cuvee.merge(recipe(LINEAR, llama), here / "out")
+    assert raised.value.__notes__[0].startswith("kept:     30 of 30 tensors")
+    assert left_in(here) == ["out.partial"]
+    assert cuvee.merge(recipe(LINEAR, llama), here / "out").resumed == 30
+    assert left_in(here) == ["out"]
 
 
 def test_fault_of_a_method(llama: Family, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +150,7 @@ def test_fault_of_a_method(llama: Family, here: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(registry._specs, "linear", replace(registry.get_method("linear"), apply=broken))
     with pytest.raises(ArithmeticError, match="broken method"):
         cuvee.merge(recipe(LINEAR, llama), here / "out")
-    assert left_in(here) == []
+    assert not (here / "out").exists()
 
 
 def test_parents_made_for_a_merge_that_failed_go_too(
@@ -178,7 +208,7 @@ def test_old_output_is_put_back_if_the_new_one_cannot_take_its_place(
     rename = Path.rename
 
     def refuse(self: Path, target: Path) -> Path:
-        if self.name == "out.partial":
+        if (self.name, target) == ("model", out):
             raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
@@ -186,7 +216,7 @@ def test_old_output_is_put_back_if_the_new_one_cannot_take_its_place(
     monkeypatch.setattr(disk, "_exchange", lambda first, second: False)  # as on systems that cannot swap
     with pytest.raises(OutputError, match="Input/output error"):
         cuvee.merge(recipe(LINEAR.replace("@b", "@c"), llama), out, MergeOptions(overwrite=True))
-    assert left_in(here) == ["out"]
+    assert left_in(here) == ["out", "out.partial"]
     assert snapshot(out) == before
 
 
@@ -258,17 +288,42 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Family:
     return make_llama(tmp_path_factory.mktemp("deep"), layers=40, names=("base", "a"))
 
 
-@pytest.mark.parametrize("options", [(), ("--threads", "1"), ("--processes", "2")], ids=["", "1 thread", "2 processes"])
-def test_ctrl_c_ends_cleanly(options: tuple[str, ...], deep: Family, here: Path) -> None:
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [
+        (signal.SIGINT, ()),
+        (signal.SIGINT, ("--threads", "1")),
+        (signal.SIGINT, ("--processes", "2")),
+        (signal.SIGTERM, ()),
+        (signal.SIGTERM, ("--processes", "2")),
+    ],
+    ids=["ctrl-c", "1 thread", "2 processes", "terminated", "2 processes, terminated"],
+)
+def test_interrupts_end_cleanly_and_say_how_to_go_on(
+    ending: signal.Signals, options: tuple[str, ...], deep: Family, here: Path
+) -> None:
     with slow_merge(deep, here, *options) as process:
         time.sleep(0.2)
-        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
+        if ending is signal.SIGINT:
+            os.killpg(process.pid, ending)  # a terminal sends it to the whole group
+        else:
+            process.send_signal(ending)
         begin = time.monotonic()
         _, errors = process.communicate(timeout=30)
     assert time.monotonic() - begin < 20
-    assert process.returncode == 130
-    assert errors.strip() == "interrupted; nothing was left behind"
-    assert left_in(here) == []
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[ending]
+    said = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[ending]
+    first, *rest = errors.strip().splitlines()
+    if not rest:  # worker processes hand in their tensors by the dozen
+        assert "--processes" in options
+        assert first == f"{said}; nothing was left behind"
+        assert left_in(here) == []
+        return
+    kept, command = rest
+    assert first == said
+    assert re.match(r"  kept:     \d+ of 363 tensors \(.*\) in .*/out.partial$", kept)
+    assert command == f"  continue: cuvee merge {here.parent}/slow.yml out --quiet {' '.join(options)}".rstrip()
+    assert left_in(here) == ["out.partial"]
 
 
 def test_kill_leaves_no_output_and_the_same_command_then_works(deep: Family, here: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class Recorder:
         self.names: Counter[str] = Counter()
         self.bytes = 0
         self.ended = 0
+        self.events: list[str] = []
         self._lock = threading.Lock()
 
     def begin(self, stage: str, total_bytes: int) -> None:
@@ -43,12 +45,15 @@ class Recorder:
         with self._lock:
             self.bytes += count
 
-    def finished(self, name: str) -> None:
+    def finished(self, name: str, count: int = 0, seconds: float = 0.0) -> None:
         with self._lock:
             self.names[name] += 1
 
     def end(self) -> None:
         self.ended += 1
+
+    def event(self, name: str, facts: Mapping[str, Any]) -> None:
+        self.events.append(name)
 
 
 def test_all_kinds_of_recipes_give_the_same_weights(llama: Family, tmp_path: Path) -> None:

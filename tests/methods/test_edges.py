@@ -101,6 +101,17 @@ def test_results_that_overflow_float32_on_the_way_are_refused_by_name(tmp_path: 
         merge_arrays(tmp_path, "linear", given, {"weight": (1.0, 1.0), "normalize": False}, dtype="F32", has_base=False)
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+def test_sums_that_overflow_float32_only_on_the_way_are_the_same_with_and_without_allowance(
+    allowed: bool, tmp_path: Path
+) -> None:
+    """A merge that was stopped by another tensor goes on with --allow-nonfinite, and must not change what was done."""
+    given = [{"w": np.array([1.0, value, -2.0], np.float32)} for value in (3e38, 3e38, -3e38)]
+    chosen = {"weight": (1.0, 1.0, 1.0), "normalize": False}
+    merged = merge_arrays(tmp_path, "linear", given, chosen, dtype="F32", has_base=False, allow_nonfinite=allowed)
+    np.testing.assert_array_equal(merged["w"], np.array([3.0, 3e38, -6.0], np.float32))
+
+
 def test_float64_inputs_are_merged_in_float64(tmp_path: Path) -> None:
     tiny = 2.0**-40
     given = [{"w": np.array([1.0, 1.0, 1.0])}, {"w": np.array([1.0 + tiny, 1.0 - tiny, 1.0])}]

@@ -35,18 +35,21 @@ def app() -> None:
 @options_of(MergeOptions)
 @click.option("-v", "--verbose", is_flag=True, help="Name each tensor as it is done.")
 @click.option("--quiet/--no-quiet", default=False, help="Print nothing but warnings and errors.")
-def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, **values: Any) -> None:
+@click.option("--log-json", type=click.Path(path_type=Path), metavar="FILE", help="Log every event as a line of JSON.")
+def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, log_json: Path | None, **values: Any) -> None:
     """Merge the models that RECIPE (YAML) names into the directory OUT.
 
-    Recipes are mergekit's. OUT appears only when it is complete: weights, config, tokenizer and card.
+    Recipes are mergekit's. OUT appears only when it is complete: weights, config, tokenizer and card. A merge that was
+    interrupted goes on where it was when the same command is given again.
     """
     from cuvee import api
     from cuvee.cli import notes
     from cuvee.cli.bars import watcher
+    from cuvee.cli.event_log import logged
 
     options = build(MergeOptions, values)
     notes.meaningless(options.meaningless)
-    with watcher(verbose=verbose, quiet=quiet) as progress:
+    with watcher(verbose=verbose, quiet=quiet) as drawn, logged(drawn, log_json) as progress:
         report = api.merge(recipe, out, options, progress)
     notes.warnings(report.warnings)
     if not quiet:

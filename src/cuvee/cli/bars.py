@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cuvee import progress as events
 
@@ -66,7 +66,7 @@ class _Bars:
                 self._drawn = time.monotonic()
                 self._bars.refresh()
 
-    def finished(self, name: str) -> None:
+    def finished(self, name: str, count: int = 0, seconds: float = 0.0) -> None:
         if self._verbose:
             self._bars.console.print(name, highlight=False)
 
@@ -74,6 +74,10 @@ class _Bars:
         if self._task is not None:
             self._bars.remove_task(self._task)
             self._task = None
+
+    def event(self, name: str, facts: Mapping[str, Any]) -> None:
+        if line := _told(name, facts):
+            self._bars.console.print(line, highlight=False, markup=False)
 
 
 class _Lines:
@@ -96,12 +100,23 @@ class _Lines:
                 share = 100 * self._done / max(self._total, 1)
                 self._say(f"{self._stage}: {self._done / 1e9:.2f} of {self._total / 1e9:.2f} GB ({share:.0f} %)")
 
-    def finished(self, name: str) -> None:
+    def finished(self, name: str, count: int = 0, seconds: float = 0.0) -> None:
         if self._verbose:
             self._say(name)
 
     def end(self) -> None:
         pass
 
+    def event(self, name: str, facts: Mapping[str, Any]) -> None:
+        if line := _told(name, facts):
+            self._say(line)
+
     def _say(self, text: str) -> None:
         sys.stderr.write(text + "\n")
+
+
+def _told(name: str, facts: Mapping[str, Any]) -> str | None:
+    """What people are told of an event; most need no words."""
+    if name == "resumed":
+        return f"going on: {facts['tensors']} of {facts['of']} tensors are done already"
+    return f"starting over: {facts['reason']}" if name == "restarted" else None

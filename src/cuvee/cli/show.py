@@ -52,10 +52,9 @@ def report(done: MergeReport) -> None:
     speed = size((done.bytes_read + done.bytes_written) / max(done.seconds, 1e-9))
     memory = f", peak memory {size(done.peak_memory)}" if done.peak_memory else ""
     dropped = f", {len(done.dropped)} dropped" if done.dropped else ""
-    console.print(
-        f"[bold green]✓[/] {escape(str(done.out))}: {done.merged} tensors merged, {done.copied} copied{dropped}",
-        soft_wrap=True,
-    )
+    resumed = f" ({done.resumed} by an earlier run)" if done.resumed else ""
+    counts = f"{done.merged} tensors merged, {done.copied} copied{resumed}{dropped}"
+    console.print(f"[bold green]✓[/] {escape(str(done.out))}: {counts}", soft_wrap=True)
     console.print(
         f"  read {size(done.bytes_read)}, wrote {size(done.bytes_written)} in {done.seconds:.2f} s ({speed}/s){memory}"
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -66,8 +67,15 @@ class _Stopped(Exception):  # noqa: N818 - not an error: another thread failed o
     """Ends a worker early."""
 
 
-def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str, Path], progress: Progress) -> int:
-    """Writes every shard of `plan` into `folder`, which exists and is empty: the number of worker processes it took.
+def execute(
+    plan: Plan,
+    folder: Path,
+    settings: EngineSettings,
+    locate: dict[str, Path],
+    progress: Progress,
+    done: Container[str] = (),
+) -> int:
+    """Writes every shard of `plan` into `folder`, which exists: the number of worker processes it took.
 
     Args:
         plan: what to do.
@@ -75,6 +83,7 @@ def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str
         settings: with which devices, threads and memory.
         locate: the local path of every file that the plan's sources name.
         progress: is told of bytes and tensors; called from worker threads.
+        done: names of tensors whose bytes are there already.
 
     Raises:
         CuveeError: whatever a source, a method or the disk refuses; nothing more is written then.
@@ -87,11 +96,13 @@ def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str
         block_elements=settings.block_elements or _block_elements(plan, settings),
         release_cache=outgrows_memory(plan.ops),
     )
-    surveyed = _survey(plan, folder, settings, locate, progress) if any(map(is_surveyed, plan.ops)) else {}
+    left = tuple(op for op in plan.ops if op.name not in done)
+    # Of the whole plan, whatever is done already: what is asked of a model is asked of all of it.
+    surveyed = _survey(plan, folder, settings, locate, progress) if any(map(is_surveyed, left)) else {}
     if settings.processes > 1:
-        run_in_processes(plan, folder, settings, locate, surveyed, progress)
+        run_in_processes(replace(plan, ops=left), folder, settings, locate, surveyed, progress)
         return settings.processes
-    run_ops(plan, plan.ops, folder, settings, locate, surveyed, progress)
+    run_ops(plan, left, folder, settings, locate, surveyed, progress)
     return 0
 
 
@@ -198,7 +209,7 @@ def _run_on_threads(
     works: Sequence[Work],
     settings: EngineSettings,
     stop: threading.Event,
-    finished: Callable[[str], None],
+    finished: Callable[[str, int, float], None],
 ) -> None:
     """All ops, over the settings' threads for each device."""
     threads = settings.worker_threads
@@ -212,9 +223,10 @@ def _run_on_threads(
 
     def run(op: TensorOp, work: Work, block_map: BlockMap[Any]) -> None:
         hints.begin(op)
+        begin = time.perf_counter()
         run_op(op, work, block_map)
         hints.done(op)
-        finished(op.name)
+        finished(op.name, op.nbytes, time.perf_counter() - begin)
 
     def lane(work: Work) -> None:
         with work.backend.lane():

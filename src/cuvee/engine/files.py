@@ -16,11 +16,17 @@ from cuvee.tensors.sources import Extent
 
 
 def create_shards(folder: Path, shards: Sequence[Shard]) -> None:
-    """Creates every shard file with its header, at its full size."""
+    """Creates every shard file that is not there yet with its header, at its full size."""
     for shard in shards:
-        text = shard.header.encode()
-        disk.make_directory((folder / shard.name).parent)
-        disk.preallocate(folder / shard.name, len(text).to_bytes(8, "little") + text, shard.size)
+        if not (folder / shard.name).exists():
+            disk.make_directory((folder / shard.name).parent)
+            disk.preallocate(folder / shard.name, shard_header(shard), shard.size)
+
+
+def shard_header(shard: Shard) -> bytes:
+    """What the file starts with."""
+    text = shard.header.encode()
+    return len(text).to_bytes(8, "little") + text
 
 
 class ShardFiles:

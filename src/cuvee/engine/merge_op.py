@@ -14,7 +14,7 @@ from cuvee.engine.devices import Backend
 from cuvee.engine.files import ShardFiles
 from cuvee.engine.partition import ranges, row_length
 from cuvee.engine.survey import Surveyed
-from cuvee.errors import CheckpointError, MethodError
+from cuvee.errors import CONTINUE_WITH, CheckpointError, MethodError
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.methods.stages import merger
@@ -167,11 +167,13 @@ class _Merge:
         def merge(span: Range) -> None:
             self.work.check_stop()
             merged = self.merged(span, method, wide=False)
-            if not (self.work.allow_nonfinite or self.fits(merged)):
+            if not self.fits(merged):
                 # Perhaps only a sum on the way was too large for float32.
-                merged = self.merged(span, method, wide=True)
-                if not self.fits(merged):
-                    self.refuse_nonfinite(merged, *span)
+                wide = self.merged(span, method, wide=True)
+                if self.fits(wide):
+                    merged = wide
+                elif not self.work.allow_nonfinite:
+                    self.refuse_nonfinite(wide, *span)
             self.write(merged, span[0])
 
         spans = _spans(op, spec, self.work.block_elements)
@@ -255,6 +257,7 @@ class _Merge:
                     fix="use an undamaged checkpoint, or --allow-nonfinite to go on",
                     tensor=op.name,
                     checkpoint=self.work.model_names[model],
+                    **{CONTINUE_WITH: "--allow-nonfinite"},
                 )
         raise CheckpointError(
             f"the merged tensor {op.name!r} does not fit {op.dtype}",
@@ -262,4 +265,5 @@ class _Merge:
             found=f"values from {float(merged.min()):.5g} to {float(merged.max()):.5g}",
             fix="set out_dtype: bfloat16 or float32, or lower the weights; --allow-nonfinite goes on",
             tensor=op.name,
+            **{CONTINUE_WITH: "--allow-nonfinite"},
         )

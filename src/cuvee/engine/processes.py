@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import multiprocessing
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cuvee.engine.survey import Surveyed
-from cuvee.errors import CuveeError
+from cuvee.errors import PlanError
 from cuvee.methods.own_file import files_of, load_methods
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from ctypes import c_byte
+
     from cuvee.engine.execute import EngineSettings
 
+_GUARD_SECONDS = 0.1
 _CHUNK_SHARE = 16  # chunks a process: enough to even out, few enough that starting one costs nothing
 _LARGEST_CHUNK = 512 << 20  # bytes read: progress is told, and an interruption minded, after each
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class _Job:
     locate: dict[str, Path]
     surveyed: Mapping[str, Surveyed]
     method_files: tuple[Path, ...]
+    parent: int
 
 
 _job: list[_Job] = []
@@ -60,25 +64,33 @@ def run_in_processes(
         locate,
         surveyed,
         files_of({op.method for op in plan.ops if op.method is not None}),
+        os.getpid(),
     )
     context = multiprocessing.get_context("fork" if can_fork() else "spawn")
-    with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job,)) as pool:
+    stop = context.RawValue("b", 0)  # without a lock, which a worker that is killed would hold for ever
+    with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job, stop)) as pool:
         futures = {pool.submit(_run, chunk): chunk for chunk in _chunks(plan.ops, settings.processes)}
         try:
             for future in as_completed(futures):
-                future.result()
+                seconds = future.result()
                 for op in futures[future]:
                     progress.advance(op.nbytes)
-                    progress.finished(op.name)
-        except BrokenProcessPool:
-            raise CuveeError(
-                "a worker process was ended from outside",
-                expected="all of them to live until the merge is done",
-                fix="most likely memory ran out: lower --memory or --processes",
-            ) from None
-        except BaseException:
+                    progress.finished(op.name, op.nbytes, seconds[op.name])
+        except BaseException as error:
+            stop.value = 1
             pool.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise _killed() from error
             raise
+
+
+def _killed() -> PlanError:
+    return PlanError(
+        "a worker process was ended from outside",
+        expected="all of them to live until the merge is done",
+        fix="most likely memory ran out: lower --memory or --processes, then run the same command again",
+        errno=errno.ENOMEM,
+    )
 
 
 def can_fork() -> bool:
@@ -100,19 +112,37 @@ def _chunks(ops: Sequence[TensorOp], processes: int) -> list[tuple[TensorOp, ...
     return [tuple(chunk) for chunk in chunks]
 
 
-def _adopt(job: _Job) -> None:
-    """What a new worker does first: it leaves Ctrl-C to its parent, and ends when that does."""
+def _adopt(job: _Job, stop: c_byte) -> None:
+    """What a new worker does first: it leaves interrupts to its parent, and sees to it that it ends with that."""
     _job[:] = [job]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library: the worker then ends with its next chunk
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_leave_with_parent, args=(job.parent, stop), name="cuvee-guard", daemon=True).start()
     for file in job.method_files:
         load_methods(file)
 
 
-def _run(ops: tuple[TensorOp, ...]) -> None:
+def _leave_with_parent(parent: int, stop: c_byte) -> None:
+    """Ends this process when the parent says so or has died: what it has not finished is not in the journal."""
+    while not stop.value and os.getppid() == parent:
+        time.sleep(_GUARD_SECONDS)
+    os._exit(1)
+
+
+class _Timed(Silent):
+    """Keeps how long each tensor took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def finished(self, name: str, count: int = 0, seconds: float = 0.0) -> None:  # noqa: ARG002
+        self.seconds[name] = seconds
+
+
+def _run(ops: tuple[TensorOp, ...]) -> dict[str, float]:
     from cuvee.engine.execute import run_ops
 
     (job,) = _job
-    run_ops(job.plan, ops, job.folder, job.settings, job.locate, job.surveyed, Silent())
+    timed = _Timed()
+    run_ops(job.plan, ops, job.folder, job.settings, job.locate, job.surveyed, timed)
+    return timed.seconds

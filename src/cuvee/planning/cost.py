@@ -41,9 +41,9 @@ def estimate(plan: Plan, out: Path, *, threads: int, block_elements: int) -> Cos
     return Cost(plan.bytes_read, plan.bytes_written, memory, disk.free_bytes(out.absolute()), seconds)
 
 
-def check_disk(plan: Plan, out: Path) -> None:
-    """Raises a PlanError if the output will not fit on its disk."""
-    free = disk.free_bytes(out.absolute())
+def check_disk(plan: Plan, out: Path, reserved: int = 0) -> None:
+    """Raises a PlanError if the output will not fit on its disk, of which it has `reserved` bytes already."""
+    free = disk.free_bytes(out.absolute()) + reserved
     if plan.bytes_written > free:
         raise PlanError(
             f"not enough disk space for {out}",

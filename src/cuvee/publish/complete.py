@@ -45,7 +45,7 @@ def complete(
     )
     if not options.safe_serialization:
         to_pytorch(partial)
-    return tuple(sorted({path.name for path in partial.iterdir()} - {disk.MARKER})), published.warnings
+    return tuple(sorted(path.name for path in partial.iterdir())), published.warnings
 
 
 def _index(plan: Plan) -> bytes:

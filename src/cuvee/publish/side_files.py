@@ -206,6 +206,6 @@ def _copy(source: Path, target: Path, name: str) -> None:
         writing = disk.open_to_write(target)
         try:
             disk.copy_range(reading, 0, writing, 0, os.fstat(reading).st_size, name, target)
-            os.fsync(writing)
+            disk.sync(writing, target)
         finally:
             os.close(writing)

@@ -9,14 +9,14 @@ import ctypes
 import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cuvee.errors import CheckpointError, OutputError
 
-MARKER = ".cuvee-merge"
-"""Marks a directory that a merge is still making."""
+REPLACED = ".replaced"
+"""Ends the name of an old output while a new one takes its place."""
 
 _CHUNK = 1 << 24
 _CAN_COPY_RANGE = hasattr(os, "copy_file_range")
@@ -30,7 +30,7 @@ def open_to_read(path: Path) -> int:
     try:
         return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     except OSError as error:
-        raise CheckpointError(f"cannot open {path}: {error.strerror}", file=str(path)) from error
+        raise CheckpointError(f"cannot open {path}: {error.strerror}", file=str(path), errno=error.errno) from error
 
 
 def open_to_write(path: Path) -> int:
@@ -66,7 +66,7 @@ def read_into(descriptor: int, buffer: memoryview, offset: int, name: str) -> No
                 )
             done += count
     except OSError as error:
-        raise CheckpointError(f"cannot read {name}: {error.strerror}", file=name) from error
+        raise CheckpointError(f"cannot read {name}: {error.strerror}", file=name, errno=error.errno) from error
 
 
 def write_at(descriptor: int, data: memoryview, offset: int, path: Path) -> None:
@@ -133,6 +133,29 @@ def write_file(path: Path, data: bytes) -> None:
         raise _write_error(path, error) from error
 
 
+def sync(descriptor: int, path: Path) -> None:
+    """Waits until what was written to the file would outlast a power failure."""
+    try:
+        (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(descriptor)
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Waits until the names in a directory would outlast a power failure, where the system knows such a thing."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    except OSError:  # Windows opens no directories
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_HERE:
+            raise _write_error(path, error) from error
+    finally:
+        os.close(descriptor)
+
+
 def will_need(descriptor: int, offset: int, count: int) -> None:
     """Tells the kernel that these bytes are read soon."""
     if _CAN_ADVISE:
@@ -160,69 +183,19 @@ def make_directory(path: Path) -> None:
         raise _write_error(path, error) from error
 
 
-@contextmanager
-def new_directory(path: Path, marker: str) -> Iterator[Path]:
-    """A new directory that holds `marker`, a file that says whose it is. If the body fails, all of it goes again.
-
-    Parents are made, and go too if nothing else came into them. What an earlier, killed run left under this name is
-    replaced; a directory without the marker is somebody's and is refused, as is one whose maker still runs.
-    """
-    _clear_leftover(path, marker)
-    made = [parent for parent in path.parents if not parent.exists()]
-    try:
-        path.mkdir(parents=True)
-        (path / marker).write_text(str(os.getpid()))
-    except OSError as error:
-        raise _write_error(path, error) from error
-    try:
-        yield path
-    except BaseException:
-        remove_tree(path)
-        for parent in made:
-            with suppress(OSError):  # not empty: somebody else uses it by now
-                parent.rmdir()
-        raise
-
-
-def _clear_leftover(path: Path, marker: str) -> None:
-    if not path.exists() and not path.is_symlink():
-        return
-    note = path / marker
-    if not note.is_file():
-        raise OutputError(
-            f"{path} is in the way: a merge works in a directory of this name, and this one is not a merge's",
-            fix="move it away, or choose another output",
-            path=str(path),
-        )
-    owner = note.read_text().strip()
-    if owner.isdecimal() and int(owner) != os.getpid() and _lives(int(owner)):
-        raise OutputError(
-            f"another merge (process {owner}) is writing to this output",
-            fix=f"wait for it or stop it; if there is no such merge, remove {path}",
-            path=str(path),
-        )
-    remove_tree(path)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's, or the system does not tell
-        return True
-    return True
-
-
 def replace_directory(new: Path, final: Path) -> None:
-    """Puts `new` where `final` is. An old one is swapped out in one step where the system can, and goes afterwards."""
+    """Puts `new` where `final` is. An old one is swapped out in one step where the system can, and goes afterwards.
+
+    Where it cannot, the old one lies beside `new` for a moment, `REPLACED` behind its name: `put_back` is for those who
+    are killed then.
+    """
     try:
         if not final.exists():
             new.rename(final)
         elif _exchange(new, final):
             remove_tree(new)
         else:
-            aside = final.with_name(f".{final.name}.replaced-{os.urandom(4).hex()}")
+            aside = new.with_name(f"{new.name}{REPLACED}")
             final.rename(aside)
             try:
                 new.rename(final)
@@ -230,6 +203,16 @@ def replace_directory(new: Path, final: Path) -> None:
                 aside.rename(final)
                 raise
             remove_tree(aside)
+    except OSError as error:
+        raise _write_error(final, error) from error
+
+
+def put_back(new: Path, final: Path) -> None:
+    """Gives `final` back what `replace_directory` had taken from there when it was killed, if it was."""
+    aside = new.with_name(f"{new.name}{REPLACED}")
+    try:
+        if aside.is_dir() and not final.exists():
+            aside.rename(final)
     except OSError as error:
         raise _write_error(final, error) from error
 
@@ -246,8 +229,32 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def remove_tree(path: Path) -> None:
     """Removes a directory and all below it, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def remove_file(path: Path) -> None:
+    """Removes a file, if it is there."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def keep_only(folder: Path, names: Collection[str]) -> None:
+    """Removes all that is below a directory but the files of these relative names (with `/`)."""
+    try:
+        for path in sorted(folder.rglob("*"), reverse=True):  # what is in a directory comes before it
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path.relative_to(folder).as_posix() not in names:
+                path.unlink()
+    except OSError as error:
+        raise _write_error(folder, error) from error
 
 
 @contextmanager

@@ -26,12 +26,13 @@ class Watch:
 
     def begin(self, stage: str, total_bytes: int) -> None: ...
     def end(self) -> None: ...
+    def event(self, name: str, facts: object) -> None: ...
 
     def advance(self, count: int) -> None:
         with self.lock:
             self.bytes += count
 
-    def finished(self, name: str) -> None:
+    def finished(self, name: str, count: int = 0, seconds: float = 0.0) -> None:
         with self.lock:
             self.names.append(name)
 

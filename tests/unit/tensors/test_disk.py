@@ -246,54 +246,37 @@ def test_a_directory_is_made_once(tmp_path: Path) -> None:
         disk.make_directory(tmp_path / "file")
 
 
-def test_a_new_directory_stays_if_all_goes_well(tmp_path: Path) -> None:
-    with disk.new_directory(tmp_path / "a" / "b", ".mine") as made:
-        (made / "f").write_text("x")
-    assert tree(tmp_path) == {"a/b/f": "x", "a/b/.mine": str(os.getpid())}
+def test_an_old_directory_that_was_left_aside_is_put_back(tmp_path: Path) -> None:
+    new, old = old_and_new(tmp_path)
+    disk.put_back(new, old)
+    assert tree(tmp_path) == {"new/new": "new", "old/old": "old"}
+    old.rename(tmp_path / "new.replaced")
+    disk.put_back(new, old)
+    assert tree(tmp_path) == {"new/new": "new", "old/old": "old"}
 
 
-@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
-def test_a_new_directory_goes_with_its_parents_if_not(failure: type[BaseException], tmp_path: Path) -> None:
-    with pytest.raises(failure), disk.new_directory(tmp_path / "a" / "b", ".mine") as made:  # noqa: PT012
-        (made / "f").write_text("x")
-        raise failure
-    assert list(tmp_path.iterdir()) == []
+def test_all_but_the_named_files_go(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a").write_text("below")
+    disk.keep_only(tmp_path, {"a", "c", "d"})
+    assert tree(tmp_path) == {"a": "a", "c": "c"}
 
 
-def test_parents_that_others_use_by_then_stay(tmp_path: Path) -> None:
-    with pytest.raises(ValueError), disk.new_directory(tmp_path / "a" / "b" / "c", ".mine"):  # noqa: PT012
-        (tmp_path / "a" / "theirs").write_text("x")
-        raise ValueError
-    assert tree(tmp_path) == {"a/theirs": "x"}
-    assert not (tmp_path / "a" / "b").exists()
-
-
-def test_what_a_killed_run_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    left = tmp_path / "left"
-    left.mkdir()
-    (left / "stale").write_text("x")
-    (left / ".mine").write_text("12345")
-    monkeypatch.setattr(os, "kill", lambda *_: failing(errno.ESRCH)())
-    with disk.new_directory(left, ".mine"):
-        assert tree(left) == {".mine": str(os.getpid())}
-
-
-def test_a_directory_whose_maker_still_runs_is_left_alone(tmp_path: Path) -> None:
-    left = tmp_path / "left"
-    left.mkdir()
-    (left / ".mine").write_text(str(os.getppid()))
-    with pytest.raises(OutputError, match=f"another merge .process {os.getppid()}."), disk.new_directory(left, ".mine"):
-        pass
-    assert tree(left) == {".mine": str(os.getppid())}
-
-
-def test_a_directory_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
-    theirs = tmp_path / "theirs"
-    theirs.mkdir()
-    (theirs / "f").write_text("x")
-    with pytest.raises(OutputError, match="is in the way"), disk.new_directory(theirs, ".mine"):
-        pass
-    assert tree(tmp_path) == {"theirs/f": "x"}
+def test_what_is_made_durable_is_the_file_and_the_names(
+    path: Path, descriptor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.sync(descriptor, path)
+    disk.sync_directory(path.parent)
+    monkeypatch.setattr(os, "fdatasync", failing(errno.EIO))
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(OutputError, match=os.strerror(errno.EIO)):
+        disk.sync(descriptor, path)
+    with pytest.raises(OutputError, match=os.strerror(errno.EIO)):
+        disk.sync_directory(path.parent)
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    disk.sync_directory(path.parent)  # some file systems know no such thing
 
 
 def test_removing_what_is_not_there_is_fine(tmp_path: Path) -> None:

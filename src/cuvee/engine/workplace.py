@@ -1,0 +1,151 @@
+"""Where a merge works until it is finished: `OUT.partial`, held by one run at a time, kept when the run stops early.
+
+    OUT.partial/
+        .cuvee-merge    says that the directory is a merge's; the run that works there holds the lock on it
+        journal         which tensors are done (see `journal`)
+        model/          the output as far as it is made; it becomes OUT when it is whole
+
+Nothing but a whole model is ever at OUT, and nothing in OUT.partial itself loads. What is merged is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cuvee.engine.journal import read_journal
+from cuvee.errors import OutputError
+from cuvee.tensors import disk
+from cuvee.tensors.locks import locked
+
+MARKER = ".cuvee-merge"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A directory in which this process alone makes the output `final`."""
+
+    home: Path
+    final: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the output's files are written."""
+        return self.home / "model"
+
+    @property
+    def journal(self) -> Path:
+        """The file that says what is done."""
+        return self.home / "journal"
+
+    def fresh_folder(self) -> Path:
+        """The folder, empty, for work that keeps no journal and so cannot go on from anything."""
+        disk.keep_only(self.home, {MARKER})
+        disk.make_directory(self.folder)
+        return self.folder
+
+    def publish(self) -> None:
+        """Makes the folder the output, in one step; an old output stays until then.
+
+        Raises:
+            OutputError: if it cannot; the old output is then where it was.
+
+        """
+        for path in (*self.folder.rglob("*"), self.folder):
+            if path.is_dir():
+                disk.sync_directory(path)
+        disk.replace_directory(self.folder, self.final)
+        disk.sync_directory(self.final.parent)
+
+    def remove(self) -> None:
+        """Removes the directory; what says whose it is goes last, so that a removal cut short can be ended."""
+        disk.keep_only(self.home, {MARKER, self.journal.name})
+        disk.remove_file(self.journal)
+        disk.remove_file(self.home / MARKER)
+        with suppress(OSError):  # another run has come in between, which is its right
+            self.home.rmdir()
+
+
+@contextmanager
+def claim(final: Path) -> Iterator[Workplace]:
+    """The workplace for the output `final`, whose parents are made; gone at the end, unless its journal tells of work.
+
+    An error that leaves work behind says so in a note (PEP 678): how much, and where.
+
+    Raises:
+        OutputError: if another merge works there, or the directory is somebody else's.
+
+    """
+    place = Workplace(final.with_name(final.name + ".partial"), final)
+    made = [parent for parent in place.home.parents if not parent.exists()]
+    _refuse_foreign(place.home)
+    try:
+        disk.make_directory(place.home)
+        with locked(place.home / MARKER):
+            try:
+                _end_publishing(place)
+                yield place
+            except BaseException as error:
+                if kept := _kept(place):
+                    _note(error, kept)
+                else:
+                    place.remove()
+                raise
+            place.remove()
+    except BaseException:
+        for folder in (place.home, *made):
+            with suppress(OSError):  # not empty: somebody uses it
+                folder.rmdir()
+        raise
+
+
+def reserved_bytes(place: Workplace) -> int:
+    """Bytes of the disk that an earlier run has taken for this output already."""
+    files = place.folder.rglob("*") if place.folder.is_dir() else ()
+    return sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in files)
+
+
+def _refuse_foreign(home: Path) -> None:
+    if (home.exists() or home.is_symlink()) and not (home / MARKER).is_file() and not _is_empty(home):
+        raise OutputError(
+            f"{home} is in the way: a merge works in a directory of this name, and this one is not a merge's",
+            fix="move it away, or choose another output",
+            path=str(home),
+        )
+
+
+def _is_empty(home: Path) -> bool:
+    """Whether it is what a run leaves that was killed after making the directory and before marking it."""
+    return home.is_dir() and not home.is_symlink() and not any(home.iterdir())
+
+
+def _end_publishing(place: Workplace) -> None:
+    """Puts right what a run left that was killed while one output took the other's place."""
+    disk.put_back(place.folder, place.final)
+    entries = read_journal(place.journal)
+    if entries and place.final.is_dir() and place.final.stat().st_ino == entries.folder:
+        disk.keep_only(place.home, {MARKER})
+
+
+def _kept(place: Workplace) -> str | None:
+    """What is done and can be gone on from, in words."""
+    try:
+        entries = read_journal(place.journal)
+    except OutputError:
+        return None
+    if not entries or not entries.done or not place.folder.is_dir():
+        return None
+    size = sum(entries.done.values())
+    return f"kept:     {len(entries.done)} of {entries.tensors} tensors ({_size(size)}) in {place.home}"
+
+
+def _size(count: int) -> str:
+    units = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+    return next((f"{count / unit:.2f} {name}" for unit, name in units if count >= unit), f"{count} bytes")
+
+
+def _note(error: BaseException, text: str) -> None:
+    """What `add_note` does from Python 3.11 on."""
+    error.__notes__ = [*getattr(error, "__notes__", []), text]  # type: ignore[attr-defined]
