@@ -27,6 +27,7 @@ from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
 from cuvee.tensors import disk
 from cuvee.views.opening import open_inputs
+from cuvee.views.vocabulary import with_one_vocabulary
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 _OUR_FILES = {"config.json", "mergekit_config.yml", disk.MARKER}
@@ -128,8 +129,10 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
         allow_crimes=options.allow_crimes,
         version=cuvee.__version__,
     )
-    warnings = (*warnings, *_without_effect(loaded, options))
-    return Opened(loaded, checkpoints, build_plan(loaded, checkpoints, settings, warnings))
+    vocabulary = with_one_vocabulary(loaded, checkpoints, options)
+    warnings = (*warnings, *_without_effect(loaded), *vocabulary.warnings)
+    plan = build_plan(loaded, vocabulary.checkpoints, settings, warnings)
+    return Opened(loaded, vocabulary.checkpoints, plan, vocabulary.output)
 
 
 def engine_settings(options: MergeOptions) -> EngineSettings:
@@ -149,13 +152,11 @@ def cost(plan: Plan, out: str | Path, options: MergeOptions = _DEFAULTS) -> Cost
     return estimate(plan, Path(out), threads=settings.worker_threads, block_elements=NumpyBackend.block_elements)
 
 
-def _without_effect(recipe: Recipe, options: MergeOptions) -> list[str]:
+def _without_effect(recipe: Recipe) -> list[str]:
     """What was asked for and changes nothing: said, not passed over."""
     said = []
     if any(slice_.residual_weight is not None for module in recipe.modules for slice_ in module.slices):
         said.append(f"{recipe.file}: residual_weight has no effect (nor has it in mergekit)")
-    if options.unsafe_truncate_embeddings:
-        said.append("--unsafe-truncate-embeddings has no effect yet: vocabularies of different sizes are refused")
     return said
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -20,6 +20,8 @@ from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, is_quantised, name_of, promote
 from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.sources import Source, stored_pieces
+from cuvee.views.vocabulary_sizes import axes_of, sizes_differ
+from cuvee.vocab.output import OutputVocabulary
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Opened:
     recipe: Recipe
     checkpoints: Mapping[ModelRef, Checkpoint]
     plan: Plan
+    vocabulary: OutputVocabulary = field(default_factory=OutputVocabulary)
 
 
 def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings, warnings: Sequence[str] = ()) -> Plan:
@@ -139,7 +142,7 @@ class _Builder:
         indices = tuple(self.models[ref] for ref in refs)
         if len(order) < len(wanted.inputs):
             return _op(wanted.name, stored, indices, stored[0].dtype)
-        _check_shapes(wanted.name, stored, [self.checkpoints[ref].name for ref in refs])
+        _check_shapes(wanted.name, stored, [self.checkpoints[ref] for ref in refs])
         dtypes = tuple(piece.dtype for piece in stored)
         if not all(map(is_float, dtypes)):
             self.promoted(dtypes, wanted.name)  # refuses dtypes that differ
@@ -205,17 +208,17 @@ def _names(op: TensorOp, wanted: Wanted, builder: _Builder) -> Iterable[tuple[in
     return [(i, wanted.inputs[position]) for i, position in enumerate(order[: len(op.sources)])]
 
 
-def _check_shapes(tensor: str, stored: Sequence[Source], names: Sequence[str]) -> None:
-    if len({piece.shape for piece in stored}) > 1:
-        other = next(i for i, piece in enumerate(stored) if piece.shape != stored[0].shape)
-        vocabulary = "embed" in tensor or "lm_head" in tensor or "wte" in tensor
+def _check_shapes(tensor: str, stored: Sequence[Source], checkpoints: Sequence[Checkpoint]) -> None:
+    shapes = [piece.shape for piece in stored]
+    if len(set(shapes)) > 1:
+        if len({len(shape) for shape in shapes}) == 1 and any(tensor in axes_of(c) for c in checkpoints):
+            raise sizes_differ(tensor, checkpoints, shapes)
+        other = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
         raise PlanError(
             f"tensor {tensor!r} has different shapes",
-            expected=f"{list(stored[0].shape)} as in {names[0]}",
-            found=f"{list(stored[other].shape)} in {names[other]}",
-            fix="the vocabularies differ in size: models must share a tokenizer"
-            if vocabulary
-            else "merge models of one size",
+            expected=f"{list(shapes[0])} as in {checkpoints[0].name}",
+            found=f"{list(shapes[other])} in {checkpoints[other].name}",
+            fix="merge models of one size",
             tensor=tensor,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from typing_extensions import Self
 
 from cuvee.tensors import disk
+from cuvee.tensors.rowmaps import Index, runs
 
 
 class FileReader:
@@ -25,19 +26,41 @@ class FileReader:
         self._descriptors: dict[str, int] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
+        self._once = threading.RLock()  # a mean may be made of tables that are means themselves
+        self._known: dict[Hashable, np.ndarray[Any, Any]] = {}
 
     def read(self, file: str, offset: int, count: int) -> np.ndarray[Any, Any]:
         """`count` bytes as uint8, in this thread's buffer: valid until the thread's next read."""
+        part = self._buffer(count)
+        self.read_into(file, offset, memoryview(part))  # type: ignore[arg-type]
+        return part
+
+    def _buffer(self, count: int) -> np.ndarray[Any, Any]:
+        """The first `count` bytes of this thread's buffer, which grows where need be."""
         buffer: np.ndarray[Any, Any] | None = getattr(self._local, "buffer", None)
         if buffer is None or buffer.size < count:
             buffer = self._local.buffer = np.empty(max(count, 1 << 19), np.uint8)
-        part = buffer[:count]
-        self.read_into(file, offset, memoryview(part))  # type: ignore[arg-type]
-        return part
+        return buffer[:count]
 
     def read_into(self, file: str, offset: int, target: memoryview) -> None:
         """Fills `target` from the file's bytes at `offset`."""
         disk.read_into(self.descriptor(file), target, offset, file)
+
+    def gather(self, file: str, offset: int, width: int, rows: Index) -> np.ndarray[Any, Any]:
+        """Rows of `width` bytes of a table at `offset`, one after another, in this thread's buffer."""
+        buffer = self._buffer(rows.size * width)
+        target, descriptor = memoryview(buffer), self.descriptor(file)  # type: ignore[arg-type]
+        for position, first, count in runs(rows):
+            part = target[position * width : (position + count) * width]
+            disk.read_into(descriptor, part, offset + first * width, file)
+        return buffer
+
+    def once(self, key: Hashable, compute: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """What `compute` gives, computed once for a key; other threads that ask meanwhile wait."""
+        with self._once:
+            if key not in self._known:
+                self._known[key] = compute()
+            return self._known[key]
 
     def descriptor(self, file: str) -> int:
         """The shared descriptor of a file."""

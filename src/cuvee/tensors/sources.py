@@ -8,13 +8,14 @@ here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Union
 
 import numpy as np
 
 from cuvee.tensors.dtypes import itemsize, numpy_dtype, promote
+from cuvee.tensors.rowmaps import Index, decode_map, runs
 
 
 class Reader(Protocol):
@@ -26,6 +27,14 @@ class Reader(Protocol):
 
     def read_into(self, file: str, offset: int, target: memoryview) -> None:
         """Fills `target`."""
+        ...
+
+    def gather(self, file: str, offset: int, width: int, rows: Index) -> np.ndarray[Any, Any]:
+        """Those rows of a table at `offset`, `width` bytes each, one after another as `read` gives them."""
+        ...
+
+    def once(self, key: Hashable, compute: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """What `compute` gives, computed once for a key however many threads ask."""
         ...
 
 
@@ -123,8 +132,140 @@ class Joined:
                 position += width
 
 
-Source = Union[Stored, Joined]  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
-"""Any node; `kind` tells them apart in JSON. Vocabulary rows, low-rank updates, dequantisation and merges of merges
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of several tables in a new order: a tensor as another vocabulary wants it.
+
+    An output row is the mean of the rows that the tables give it (one as a rule, and then bit for bit), and zero where
+    none does. `maps` (see `rowmaps`) says for each table which of its rows goes where. `axis` is the one that rows lie
+    along; those before it are of length 1.
+    """
+
+    tables: tuple[Source, ...]
+    maps: tuple[str, ...]
+    length: int
+    axis: int = 0
+    kind: Literal["rows"] = "rows"
+
+    @property
+    def children(self) -> tuple[Source, ...]:
+        """The tables."""
+        return self.tables
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A table's shape with the new number of rows."""
+        first = self.tables[0].shape
+        return (*first[: self.axis], self.length, *first[self.axis + 1 :])
+
+    @property
+    def dtype(self) -> str:
+        """The narrowest dtype that holds every table."""
+        return promote(tuple(table.dtype for table in self.tables))
+
+    @property
+    def width(self) -> int:
+        """Elements of a row."""
+        return max(math.prod(self.tables[0].shape[self.axis + 1 :]), 1)
+
+    def extents(self, start: int, stop: int) -> Iterator[Extent]:
+        """The bytes that elements [start, stop) lie among: of each table, all from the first row used to the last."""
+        width = self.width
+        for table, text in zip(self.tables, self.maps, strict=True):
+            index = decode_map(text)[start // width : -(-stop // width)]
+            used = index[index >= 0]
+            if used.size:
+                yield from table.extents(int(used.min()) * width, (int(used.max()) + 1) * width)
+
+    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Elements [start, stop) as a fresh array of `dtype`."""
+        width = self.width
+        first, last = start // width, -(-stop // width)
+        index = np.stack([decode_map(text)[first:last] for text in self.maps])
+        givers = np.count_nonzero(index >= 0, axis=0)
+        for table, own in zip(self.tables, index, strict=True):
+            if own[0] >= 0 and givers.max() == 1 and (np.diff(own) == 1).all():
+                shift = (int(own[0]) - first) * width
+                return table.read(start + shift, stop + shift, reader, dtype)
+        fresh = np.zeros((last - first, width), dtype)
+        for table, own in zip(self.tables, index, strict=True):
+            alone = np.flatnonzero((own >= 0) & (givers == 1))
+            if alone.size:
+                fresh[alone] = _gather(table, own[alone], width, reader, dtype)
+        if givers.max() > 1:
+            self._means(fresh, index, givers, reader)
+        return fresh.reshape(-1)[start - first * width : stop - first * width]
+
+    def _means(self, fresh: np.ndarray[Any, Any], index: Index, givers: np.ndarray[Any, Any], reader: Reader) -> None:
+        """Fills the rows that several tables give to."""
+        several = givers > 1
+        sums = np.zeros(fresh.shape, np.float64)
+        for table, own in zip(self.tables, index, strict=True):
+            among = np.flatnonzero((own >= 0) & several)
+            if among.size:
+                sums[among] += _gather(table, own[among], self.width, reader, np.dtype(np.float64))
+        fresh[several] = sums[several] / givers[several, None]
+
+
+def _gather(table: Source, rows: Index, width: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Those rows of a table, `[rows, width]`; of a stored one at once, of others run by run."""
+    if isinstance(table, Stored):
+        own = numpy_dtype(table.dtype)
+        raw = reader.gather(table.file, table.offset, width * own.itemsize, rows)
+        return raw.view(own).reshape(rows.size, width).astype(dtype)
+    fresh = np.empty((rows.size, width), dtype)
+    for position, first, count in runs(rows):
+        values = table.read(first * width, (first + count) * width, reader, dtype)
+        fresh[position : position + count] = values.reshape(count, width)
+    return fresh
+
+
+@dataclass(frozen=True, slots=True)
+class RowMean:
+    """The mean over the first `count` rows of a tensor, as a table of one row; summed in float64 once a run."""
+
+    table: Source
+    count: int
+    axis: int = 0
+    kind: Literal["row_mean"] = "row_mean"
+
+    @property
+    def children(self) -> tuple[Source, ...]:
+        """The tensor."""
+        return (self.table,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape with a single row."""
+        return (*self.table.shape[: self.axis], 1, *self.table.shape[self.axis + 1 :])
+
+    @property
+    def dtype(self) -> str:
+        """The tensor's."""
+        return self.table.dtype
+
+    def extents(self, start: int, stop: int) -> Iterator[Extent]:  # noqa: ARG002 - a mean touches everything
+        """The bytes of all rows."""
+        yield from self.table.extents(0, self.count * math.prod(self.shape))
+
+    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Elements [start, stop) of the mean as a fresh array of `dtype`."""
+        return reader.once(self, lambda: self._mean(reader))[start:stop].astype(dtype)
+
+    def _mean(self, reader: Reader) -> np.ndarray[Any, Any]:
+        width = math.prod(self.shape)
+        step = max(_MEAN_ELEMENTS // width, 1)
+        total = np.zeros(width, np.float64)
+        for first in range(0, self.count, step):
+            last = min(first + step, self.count)
+            values = self.table.read(first * width, last * width, reader, np.dtype(np.float64))
+            total += values.reshape(-1, width).sum(axis=0)
+        return total / max(self.count, 1)
+
+
+_MEAN_ELEMENTS = 1 << 17
+Source = Union[Stored, Joined, Rows, RowMean]  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
+"""Any node; `kind` tells them apart in JSON. Low-rank updates, dequantisation and merges of merges
 become further nodes."""
 
 

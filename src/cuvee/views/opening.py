@@ -7,7 +7,6 @@ module's affair.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from cuvee.errors import PlanError
@@ -25,12 +24,6 @@ def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpo
         CuveeError: if one cannot be opened, or holds what this version cannot merge.
 
     """
-    checkpoints = _open_checkpoints(recipe, options)
-    _refuse_what_is_not_built(recipe, checkpoints.values())
-    return checkpoints
-
-
-def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
     cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
     converted = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
     opened: dict[ModelRef, Checkpoint] = {}
@@ -42,34 +35,3 @@ def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, C
             )
         opened[ref] = open_checkpoint(open_location(ref, cache), str(ref), converted)
     return opened
-
-
-def _refuse_what_is_not_built(recipe: Recipe, checkpoints: Iterable[Checkpoint]) -> None:
-    """Vocabulary settings change nothing where every model has the very same tokenizer; else they are refused."""
-    if recipe.chat_template and recipe.chat_template != "auto":
-        raise PlanError("this version of Cuvee does not set chat templates yet", fix="remove chat_template")
-    wanted = recipe.tokenizer if recipe.tokenizer is not None else recipe.tokenizer_source
-    if wanted is None:
-        return
-    tokenizers = {
-        tuple((name, c.location.read(name, 0, size)) for name, size in c.files.items() if name in _TOKENIZERS)
-        for c in checkpoints
-    }
-    tokens = recipe.tokenizer is not None and set(recipe.tokenizer) - {"source"}
-    if len(tokenizers) > 1 or tokens:
-        raise PlanError(
-            "this version of Cuvee does not map vocabularies onto each other yet",
-            found="tokenizer settings for single tokens or padding" if tokens else "models with different tokenizers",
-            fix="merge models that share a tokenizer, and leave the tokenizer settings out",
-        )
-
-
-_TOKENIZERS = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "tekken.json",
-)
