@@ -28,6 +28,8 @@ from cuvee.recipe.schema import Recipe
 from cuvee.tensors import disk
 from cuvee.views.opening import open_inputs
 from cuvee.views.vocabulary import with_one_vocabulary
+from cuvee.views.vocabulary_report import VocabularyReport
+from cuvee.views.vocabulary_report import compare_vocabularies as side_by_side
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 _OUR_FILES = {"config.json", "mergekit_config.yml", disk.MARKER}
@@ -133,6 +135,16 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
     warnings = (*warnings, *_without_effect(loaded), *vocabulary.warnings)
     plan = build_plan(loaded, vocabulary.checkpoints, settings, warnings)
     return Opened(loaded, vocabulary.checkpoints, plan, vocabulary.output)
+
+
+def compare_vocabularies(first: str, second: str, options: MergeOptions = _DEFAULTS) -> VocabularyReport:
+    """The vocabularies of two models (paths or Hub ids) side by side, and how they differ.
+
+    Raises:
+        CuveeError: if one cannot be reached, or has no tokenizer.
+
+    """
+    return side_by_side(first, second, options)
 
 
 def engine_settings(options: MergeOptions) -> EngineSettings:

@@ -211,7 +211,8 @@ def _names(op: TensorOp, wanted: Wanted, builder: _Builder) -> Iterable[tuple[in
 def _check_shapes(tensor: str, stored: Sequence[Source], checkpoints: Sequence[Checkpoint]) -> None:
     shapes = [piece.shape for piece in stored]
     if len(set(shapes)) > 1:
-        if len({len(shape) for shape in shapes}) == 1 and any(tensor in axes_of(c) for c in checkpoints):
+        axis = next((axes[tensor] for c in checkpoints if tensor in (axes := axes_of(c))), None)
+        if axis is not None and len({(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}) == 1:
             raise sizes_differ(tensor, checkpoints, shapes)
         other = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
         raise PlanError(

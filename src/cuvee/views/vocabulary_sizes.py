@@ -101,7 +101,10 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     """The tokenizer, where it can be read as it lies: what is only said in a message is worth no conversion."""
     if FAST not in checkpoint.files:
         return None
-    return read_tokenizer(checkpoint.location, checkpoint.name, checkpoint.files)
+    try:
+        return read_tokenizer(checkpoint.location, checkpoint.name, checkpoint.files)
+    except VocabularyError:  # a merge by number needs no tokenizer, so a broken one is not its affair
+        return None
 
 
 def _same_bytes(first: Checkpoint, second: Checkpoint) -> bool:
