@@ -179,6 +179,8 @@ class Rows:
 
     def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         """Elements [start, stop) as a fresh array of `dtype`."""
+        if start == stop:
+            return np.empty(0, dtype)
         width = self.width
         first, last = start // width, -(-stop // width)
         index = np.stack([decode_map(text)[first:last] for text in self.maps])

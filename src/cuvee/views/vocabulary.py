@@ -23,6 +23,7 @@ from cuvee.views.vocabulary_sizes import axes_of, content_warnings, truncated
 from cuvee.vocab.chat import MARKERS, chosen_template, template_of
 from cuvee.vocab.output import OutputTokenizer, OutputVocabulary, unchanged, union, with_tokens
 from cuvee.vocab.rows import Holder, row_maps
+from cuvee.vocab.spelling import ids_as_spelt_by
 from cuvee.vocab.tokenizer import read_tokenizer, settings_of
 
 Checkpoints = Mapping[ModelRef, Checkpoint]
@@ -70,9 +71,10 @@ def _mapped(recipe: Recipe, wanted: VocabularyRecipe, checkpoints: Checkpoints, 
         _ = output.text  # a tokenizer that cannot be made is refused before anything is written
     keeper = next((i for i, model in enumerate(models) if model.tokenizer is start.start), None)
     holders = [Holder(model.checkpoint.name, model.tokenizer.ids, model.rows) for model in models]
+    spelt = [replace(h, ids=ids_as_spelt_by(start.start, m.tokenizer)) for h, m in zip(holders, models, strict=True)]
     maps = row_maps(
         output.ids,
-        holders,
+        spelt,
         base=next((i for i, model in enumerate(models) if model.ref == recipe.base_model), None),
         keeper=keeper,
         kept=start.start.size if wanted.source == "union" or keeper is None else holders[keeper].rows,
