@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 import cuvee
 from cuvee.errors import CuveeError, VocabularyError
 from support.tiny_models import State
-from support.vocabularies import GRAPE, WINE, ids_in, save_model, state_in, tokenizer
+from support.vocabularies import GRAPE, WINE, ids_in, save_model, save_tokenizer, state_in, tokenizer
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 KIND = "byte-level BPE"
@@ -46,14 +46,6 @@ def merge(out: Path, models: dict[str, Path], names: str, options: cuvee.MergeOp
         **more,
     }
     return cuvee.merge(recipe, out, options)
-
-
-def row(name: str, token: str, models: dict[str, Path]) -> dict[str, np.ndarray[Any, Any]] | None:
-    """A model's own embedding and head rows of a token; None if it has none."""
-    state, number = state_in(models[name]), ids_in(models[name]).get(token)
-    if number is None or number >= len(state[EMBED]):
-        return None
-    return {key: state[key][number].astype(np.float64) for key in (EMBED, HEAD)}
 
 
 class Oracle:
@@ -121,8 +113,14 @@ def test_one_models_tokenizer(source: str, models: dict[str, Path], tmp_path: Pa
 
 
 def test_a_tokenizer_of_a_model_that_is_not_merged(models: dict[str, Path], tmp_path: Path) -> None:
-    merge(tmp_path / "out", models, "b c", tokenizer={"source": str(models["a"]), "tokens": {}})
-    assert ids_in(tmp_path / "out") == ids_in(models["a"]), "its tokens that nobody has would have been refused"
+    made = Tokenizer.from_file(str(models["c"] / "tokenizer.json"))
+    home = save_tokenizer(tmp_path / "elsewhere", made)
+    known = {"c": models["c"], "b": models["b"]}
+    merge(tmp_path / "out", known, "b c", tokenizer={"source": str(home)})
+    assert ids_in(tmp_path / "out") == made.get_vocab(with_added_tokens=True)
+    assert_rows(tmp_path / "out", Oracle(known, "b c", None))
+    with pytest.raises(VocabularyError, match="have a row in none of the models"):
+        merge(tmp_path / "no", known, "b", tokenizer={"source": str(models["a"])})
 
 
 def test_padding_of_the_base_is_kept(models: dict[str, Path], tmp_path: Path) -> None:
@@ -175,7 +173,7 @@ def test_single_tokens(models: dict[str, Path], tmp_path: Path) -> None:
     state, ids = state_in(tmp_path / "out"), ids_in(tmp_path / "out")
     base = ids_in(models["a"])
     assert {token: ids[token] for token in base} == base
-    assert list(ids.keys() - base.keys()).sort() == ["<|zero|>", "<|row|>", "<|as|>", "<|b|>", "<|c|>"].sort()
+    assert ids.keys() - base.keys() == {"<|zero|>", "<|row|>", "<|as|>", "<|b|>", "<|c|>"}
     theirs = state_in(models["b"])[EMBED]
     ours, thirds = state_in(models["a"])[EMBED], state_in(models["c"])[EMBED]
     id_b, id_c = ids_in(models["b"]), ids_in(models["c"])
@@ -304,9 +302,9 @@ def test_equal_sizes_with_other_tokens_are_told(tmp_path: Path) -> None:
     assert "'<|im_start|>'" in said
     assert "'<|start|>'" in said
     same = {"a": models["a"], "b": save_model(tmp_path / "same", a, seed=3)}
-    assert not merge(tmp_path / "again", same, "a b").warnings
+    assert "vocabularies" not in "".join(merge(tmp_path / "again", same, "a b").warnings)
     (same["b"] / "tokenizer.json").write_text("{")
-    assert not merge(tmp_path / "broken", same, "a b").warnings, "a merge by number needs no tokenizer"
+    merge(tmp_path / "broken", same, "a b")  # a merge by number needs no tokenizer
 
 
 def test_equal_tokenizers_change_nothing(models: dict[str, Path], tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ def ids_as_spelt_by(output: Tokenizer, model: Tokenizer) -> Mapping[str, int]:
     """The ids of `model`'s tokens, by the texts that tokens of the same meaning have in `output`."""
     if output.kind == model.kind:
         return model.ids
-    by_meaning = {_meaning(token, model): number for token, number in reversed(model.ids.items())}
+    # Where a byte and a letter mean the same, text is cut into the letter.
+    ordered = sorted(model.ids.items(), key=lambda item: (_BYTE.fullmatch(item[0]) is None, -item[1]))
+    by_meaning = {_meaning(token, model): number for token, number in ordered}
     found = {token: by_meaning.get(_meaning(token, output)) for token in output.ids}
     spelt = {token: number for token, number in found.items() if number is not None}
     return {**{token: model.ids[token] for token in model.added}, **spelt}

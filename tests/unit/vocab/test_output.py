@@ -194,13 +194,16 @@ def test_tokens_of_other_kinds_match_by_the_bytes_they_stand_for(mine: str, thei
     first = read(tmp_path / "a", tokenizer(mine, GRAPE, 340, ["<|s|>"]))
     second = read(tmp_path / "b", tokenizer(theirs, GRAPE, 120, ["<|s|>"]))
     ids = ids_as_spelt_by(first, second)
-    space = {"byte-level BPE": "Ġ", "SentencePiece BPE": "▁"}[mine]
     assert ids["<|s|>"] == second.ids["<|s|>"]
-    assert ids[f"{space}the"] == second.ids["▁the"]
     assert ids["e"] == second.ids["e"]
     if mine == "byte-level BPE":
+        assert ids["Ġthe"] == second.ids["▁the"]
         assert ids["Ã¼"] == second.ids["ü"]
         assert ids["Ā"] == second.ids["<0x00>"]
+    else:
+        shared = [token for token in first.own if token in second.own]
+        assert len(shared) > 20
+        assert all(ids[token] == second.ids[token] for token in shared)
     same = read(tmp_path / "c", tokenizer(mine, WINE, 340))
     assert ids_as_spelt_by(first, same) == same.ids
 
