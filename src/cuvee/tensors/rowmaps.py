@@ -16,6 +16,8 @@ import numpy as np
 Index = np.ndarray[Any, np.dtype[np.int32]]
 ABSENT = -1
 """In a map: this table gives nothing to this row."""
+SEVERAL = -2
+"""In what `givers` tells: more than one table gives to this row."""
 
 
 def encode_map(index: Index) -> str:
@@ -31,6 +33,19 @@ def decode_map(text: str) -> Index:
     index = np.cumsum(steps, dtype=np.int32)
     index.flags.writeable = False
     return index
+
+
+@lru_cache(maxsize=16)
+def givers(texts: tuple[str, ...]) -> tuple[np.ndarray[Any, Any], Index]:
+    """For maps of several tables: which table gives to each row (or `ABSENT`, or `SEVERAL`), and which of its rows."""
+    maps = [decode_map(text) for text in texts]
+    table = np.full(maps[0].size, ABSENT, np.int16)
+    row = np.zeros(maps[0].size, np.int32)
+    for number, index in enumerate(maps):
+        has = index >= 0
+        table[has] = np.where(table[has] == ABSENT, number, SEVERAL)
+        row[has] = index[has]
+    return table, row
 
 
 def runs(index: Index) -> list[tuple[int, int, int]]:

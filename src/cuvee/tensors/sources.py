@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, Union
 import numpy as np
 
 from cuvee.tensors.dtypes import itemsize, numpy_dtype, promote
-from cuvee.tensors.rowmaps import Index, decode_map, runs
+from cuvee.tensors.rowmaps import SEVERAL, Index, decode_map, givers, runs
 
 
 class Reader(Protocol):
@@ -183,30 +183,36 @@ class Rows:
             return np.empty(0, dtype)
         width = self.width
         first, last = start // width, -(-stop // width)
-        index = np.stack([decode_map(text)[first:last] for text in self.maps])
-        givers = np.count_nonzero(index >= 0, axis=0)
-        for table, own in zip(self.tables, index, strict=True):
-            if own[0] >= 0 and givers.max() == 1 and (np.diff(own) == 1).all():
-                shift = (int(own[0]) - first) * width
-                return table.read(start + shift, stop + shift, reader, dtype)
+        tables, rows = givers(self.maps)
+        giver, row = tables[first:last], rows[first:last]
+        begin, end = start - first * width, stop - first * width
+        if giver[0] >= 0 and (giver == giver[0]).all():
+            table = self.tables[giver[0]]
+            if (np.diff(row) == 1).all():
+                shift = int(row[0]) * width
+                return table.read(shift + begin, shift + end, reader, dtype)
+            gathered: np.ndarray[Any, Any] = _gather(table, row, width, reader, dtype).reshape(-1)
+            return gathered[begin:end]
         fresh = np.zeros((last - first, width), dtype)
-        for table, own in zip(self.tables, index, strict=True):
-            alone = np.flatnonzero((own >= 0) & (givers == 1))
+        for number, table in enumerate(self.tables):
+            alone = np.flatnonzero(giver == number)
             if alone.size:
-                fresh[alone] = _gather(table, own[alone], width, reader, dtype)
-        if givers.max() > 1:
-            self._means(fresh, index, givers, reader)
-        return fresh.reshape(-1)[start - first * width : stop - first * width]
+                fresh[alone] = _gather(table, row[alone], width, reader, dtype)
+        several = np.flatnonzero(giver == SEVERAL)
+        if several.size:
+            fresh[several] = self._means(first + several, reader)
+        return fresh.reshape(-1)[begin:end]
 
-    def _means(self, fresh: np.ndarray[Any, Any], index: Index, givers: np.ndarray[Any, Any], reader: Reader) -> None:
-        """Fills the rows that several tables give to."""
-        several = givers > 1
-        sums = np.zeros(fresh.shape, np.float64)
-        for table, own in zip(self.tables, index, strict=True):
-            among = np.flatnonzero((own >= 0) & several)
+    def _means(self, places: np.ndarray[Any, Any], reader: Reader) -> np.ndarray[Any, Any]:
+        """The rows, in float64, that several tables give to."""
+        sums, counts = np.zeros((places.size, self.width), np.float64), np.zeros((places.size, 1))
+        for table, text in zip(self.tables, self.maps, strict=True):
+            own = decode_map(text)[places]
+            among = np.flatnonzero(own >= 0)
             if among.size:
                 sums[among] += _gather(table, own[among], self.width, reader, np.dtype(np.float64))
-        fresh[several] = sums[several] / givers[several, None]
+                counts[among] += 1
+        return np.asarray(sums / counts)
 
 
 def _gather(table: Source, rows: Index, width: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

@@ -68,7 +68,7 @@ def _mapped(recipe: Recipe, wanted: VocabularyRecipe, checkpoints: Checkpoints, 
     start = _start(recipe, wanted, models, options)
     output = _output(start, wanted, models)
     if output.changed:
-        _ = output.text  # a tokenizer that cannot be made is refused before anything is written
+        _ = output.document  # a tokenizer that cannot be made is refused before anything is written
     keeper = next((i for i, model in enumerate(models) if model.tokenizer is start.start), None)
     holders = [Holder(model.checkpoint.name, model.tokenizer.ids, model.rows) for model in models]
     spelt = [replace(h, ids=ids_as_spelt_by(start.start, m.tokenizer)) for h, m in zip(holders, models, strict=True)]

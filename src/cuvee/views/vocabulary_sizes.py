@@ -58,13 +58,12 @@ def content_warnings(checkpoints: Checkpoints) -> tuple[str, ...]:
     if len(models) < 2:
         return ()
     (first, rows), *others = models
-    ours = _tokenizer(first)
     said: list[str] = []
-    for other, length in others:
-        if ours is None or length != rows or _same_bytes(first, other):
-            continue
+    differing = [other for other, length in others if length == rows and not _same_bytes(first, other)]
+    ours = _tokenizer(first) if differing else None
+    for other in differing:
         theirs = _tokenizer(other)
-        found = compare(ours.ids, theirs.ids) if theirs else None
+        found = compare(ours.ids, theirs.ids) if ours and theirs else None
         if found and not found.equal:
             count = len(found.moved) + max(len(found.only_first), len(found.only_second))
             said.append(

@@ -28,7 +28,7 @@ def extended_model(
     dropped: frozenset[str],
     others: Sequence[Tokenizer],
 ) -> dict[str, Any]:
-    """The `model` of tokenizer.json for the tokens `ids`.
+    """The `model` of tokenizer.json for the tokens `ids`; its merges, if it has them, are left empty.
 
     Args:
         start: the tokenizer to extend.
@@ -50,12 +50,14 @@ def extended_model(
         model["vocab"] = _pieces(start, own, added, others)
         return model
     model["vocab"] = own
-    if "merges" in model and (others or dropped):
-        model["merges"] = _merges(model["merges"], own, others)
+    if "merges" in model:
+        model["merges"] = []
     return model
 
 
-def _merges(written: Sequence[Any], own: Mapping[str, int], others: Sequence[Tokenizer]) -> list[Any]:
+def merges(start: Tokenizer, own: Mapping[str, int], others: Sequence[Tokenizer]) -> list[Any]:
+    """The merges of `start` and then the others', those whose pieces and result are among the tokens `own`."""
+    written: Sequence[Any] = start.document["model"]["merges"]
     pairs = dict.fromkeys(_pairs(written))
     for other in others:
         pairs.update(dict.fromkeys(_pairs(other.document["model"].get("merges") or ())))

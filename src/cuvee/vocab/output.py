@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from cuvee.errors import VocabularyError
-from cuvee.vocab.extend import extended_model
+from cuvee.vocab.extend import extended_model, merges
 from cuvee.vocab.tokenizer import Tokenizer, flags_of
 
 NEW_TOKEN = flags_of({"special": True, "normalized": False})
@@ -54,19 +54,27 @@ class OutputTokenizer:
         return bool(self.appended or self.dropped & self.start.own.keys())
 
     @cached_property
-    def text(self) -> str:
-        """tokenizer.json, checked to be read as it is meant.
+    def document(self) -> dict[str, Any]:
+        """tokenizer.json without its merges, checked to give every token the id it is meant to have.
 
         Raises:
-            VocabularyError: if the tokenizers library does not.
+            VocabularyError: if the tokenizers library reads it otherwise, or not at all.
 
         """
-        start = self.start.document
         model = extended_model(self.start, self.ids, self.added, self.dropped, self.merges_of)
         entries = [{"id": self.ids[token], "content": token, **flags} for token, flags in self.added.items()]
-        document = {**start, "model": model, "added_tokens": sorted(entries, key=lambda entry: int(entry["id"]))}
-        _check_reads(document, self.ids, self.start.name)
-        return json.dumps(document, ensure_ascii=False)
+        entries.sort(key=lambda entry: int(entry["id"]))
+        document = {**self.start.document, "model": model, "added_tokens": entries}
+        _check_reads(document, self)
+        return document
+
+    @property
+    def text(self) -> str:
+        """tokenizer.json."""
+        model = dict(self.document["model"])
+        if "merges" in model:
+            model["merges"] = merges(self.start, model["vocab"], self.merges_of)
+        return json.dumps({**self.document, "model": model}, ensure_ascii=False)
 
 
 def unchanged(start: Tokenizer, rows: int | None) -> OutputTokenizer:
@@ -156,27 +164,27 @@ def _check_same_kind(start: Tokenizer, other: Tokenizer) -> None:
     )
 
 
-def _check_reads(document: Mapping[str, Any], ids: Mapping[str, int], name: str) -> None:
+def _check_reads(document: Mapping[str, Any], output: OutputTokenizer) -> None:
     """A tokenizer that another program would number differently would be garbage: the library has the last word.
 
-    Merges are left out of this: they have no ids, and take the library most of its time.
+    A model's tokens have the ids that are written; those of added tokens are what the library makes of them.
     """
     from tokenizers import Tokenizer as Library
 
-    model = document["model"]
-    bare = {**document, "model": {**model, "merges": []} if "merges" in model else model}
+    name = output.start.name
     try:
-        found = Library.from_str(json.dumps(bare, ensure_ascii=False)).get_vocab(with_added_tokens=True)
+        library = Library.from_str(json.dumps(document, ensure_ascii=False))
     except Exception as error:
         raise VocabularyError(
             f"the tokenizer made from that of {name} cannot be read", found=str(error)[:300], where="tokenizer.json"
         ) from error
-    if found != dict(ids):
-        wrong = [token for token in ids if found.get(token) != ids[token]]
+    wrong = [token for token in output.added if library.token_to_id(token) != output.ids[token]]
+    count = library.get_vocab_size(with_added_tokens=True)
+    if wrong or count != len(output.ids):
         raise VocabularyError(
             f"the tokenizer made from that of {name} gives {len(wrong)} tokens other ids",
-            expected=", ".join(f"{token!r} {ids[token]}" for token in wrong[:3]),
-            found=", ".join(f"{token!r} {found.get(token)}" for token in wrong[:3]),
+            expected=f"{len(output.ids)} tokens; " + ", ".join(f"{token!r} {output.ids[token]}" for token in wrong[:3]),
+            found=f"{count} tokens; " + ", ".join(f"{token!r} {library.token_to_id(token)}" for token in wrong[:3]),
             fix="use `tokenizer: {source: base}`",
         )
 
