@@ -187,12 +187,11 @@ class Rows:
         giver, row = tables[first:last], rows[first:last]
         begin, end = start - first * width, stop - first * width
         if giver[0] >= 0 and (giver == giver[0]).all():
-            table = self.tables[giver[0]]
+            table = self.tables[int(giver[0])]
             if (np.diff(row) == 1).all():
                 shift = int(row[0]) * width
                 return table.read(shift + begin, shift + end, reader, dtype)
-            gathered: np.ndarray[Any, Any] = _gather(table, row, width, reader, dtype).reshape(-1)
-            return gathered[begin:end]
+            return np.ravel(_gather(table, row, width, reader, dtype))[begin:end]
         fresh = np.zeros((last - first, width), dtype)
         for number, table in enumerate(self.tables):
             alone = np.flatnonzero(giver == number)
