@@ -70,7 +70,7 @@ class MergeReport:
 def plan(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Plan:
     """The plan of a merge: every output tensor with its sources, method, parameters, file and offset.
 
-    Reads headers and configs only; of Hub models nothing else is downloaded.
+    Reads headers, configs and tokenizers; of Hub models nothing else is downloaded.
 
     Args:
         recipe: a path, YAML text, a mapping or a loaded `Recipe`.
@@ -203,7 +203,13 @@ def _usable_output(out: Path, *, overwrite: bool) -> Path:
 def _check_publishable(opened: Opened, options: MergeOptions) -> None:
     """Raises now what would otherwise stop the merge only after its weights are written."""
     base = list(opened.checkpoints.values())[opened.plan.base]
-    choose_side_files(base.location, copy_tokenizer=options.copy_tokenizer, trust_remote_code=options.trust_remote_code)
+    tokenizer = opened.vocabulary.tokenizer
+    choose_side_files(
+        base.location,
+        tokenizer_from=tokenizer.start.location if tokenizer else None,
+        copy_tokenizer=options.copy_tokenizer,
+        trust_remote_code=options.trust_remote_code,
+    )
     if not options.safe_serialization:
         require_torch()
 

@@ -225,6 +225,28 @@ def test_tied_heads_and_half_precision(tmp_path: Path) -> None:
         np.testing.assert_array_equal(state[EMBED][ids[token]], exact.astype(np.float16))
 
 
+def test_a_tied_model_takes_the_heads_of_others_for_its_head(tmp_path: Path) -> None:
+    a, b = (tokenizer(KIND, WINE, 300, [token]) for token in ("<|a|>", "<|b|>"))
+    models = {"a": save_model(tmp_path / "a", a, seed=1, tied=True), "b": save_model(tmp_path / "b", b, seed=2)}
+    merge(tmp_path / "out", models, "a b", tokenizer={"source": "union"})
+    state, ids = state_in(tmp_path / "out"), ids_in(tmp_path / "out")
+    tied, other = state_in(models["a"]), state_in(models["b"])
+    for key in (EMBED, HEAD):
+        np.testing.assert_allclose(state[key][ids["<|b|>"]], 3 * other[key][b.token_to_id("<|b|>")], rtol=1e-6)
+        np.testing.assert_allclose(state[key][ids["<|a|>"]], 3 * tied[EMBED][a.token_to_id("<|a|>")], rtol=1e-6)
+
+
+def test_an_embedding_and_a_head_of_two_lengths_are_refused(tmp_path: Path) -> None:
+    made = {"a": tokenizer(KIND, WINE, 300), "b": tokenizer(KIND, WINE, 300, ["<|b|>"])}
+    models = {n: save_model(tmp_path / n, t, seed=1) for n, t in made.items()}
+    slices = [{"sources": [{"model": str(models[n]), "layer_range": [0, 1]}]} for n in "ab"]
+    recipe = {"merge_method": "passthrough", "slices": slices}
+    with pytest.raises(VocabularyError, match="would differ in length"):
+        cuvee.merge(recipe, tmp_path / "out", OPTIONS)
+    out = cuvee.merge({**recipe, "tokenizer": {"source": "union"}}, tmp_path / "out", OPTIONS).out
+    assert len(state_in(out)[EMBED]) == len(state_in(out)[HEAD]) == made["b"].get_vocab_size()
+
+
 def test_text_reaches_the_vectors_it_reached_before(models: dict[str, Path], tmp_path: Path) -> None:
     """Encoded by the output's tokenizer, tokens of a source have that source's vectors, if only it is merged."""
     for only in ("a", "b"):

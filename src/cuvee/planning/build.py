@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from cuvee.errors import CheckpointError, PlanError
+from cuvee.errors import CheckpointError, PlanError, VocabularyError
 from cuvee.layout.layout import layer_edits
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
@@ -61,6 +61,7 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
     builder = _Builder(recipe, spec, checkpoints, models)
     drafts = [builder.op(wanted) for wanted in planned.tensors]
     base = recipe.base_model or recipe.modules[0].slices[0].sources[0].model
+    _check_one_vocabulary(drafts, checkpoints[base])
     described = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in checkpoints.values())
     metadata = {
         "format": "pt",
@@ -221,6 +222,19 @@ def _check_shapes(tensor: str, stored: Sequence[Source], checkpoints: Sequence[C
             found=f"{list(shapes[other])} in {checkpoints[other].name}",
             fix="merge models of one size",
             tensor=tensor,
+        )
+
+
+def _check_one_vocabulary(ops: Sequence[TensorOp], base: Checkpoint) -> None:
+    """Slices may take the embedding from one model and the head from another: they must be of one length."""
+    axes = axes_of(base)
+    lengths = {op.shape[axis]: op.name for op in ops if (axis := axes.get(op.name)) is not None}
+    if len(lengths) > 1:
+        raise VocabularyError(
+            "the output's embedding and head would differ in length, because they come from different models",
+            found="; ".join(f"{name!r} has {length} rows" for length, name in lengths.items()),
+            fix="add `tokenizer: {source: base}` to the recipe to give all models one vocabulary",
+            tensor=next(iter(lengths.values())),
         )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cuvee.errors import VocabularyError
+from cuvee.layout.layout import tied_embedding
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.rowmaps import encode_map
@@ -47,37 +47,48 @@ def with_rows(number: int, models: Sequence[VocabularyModel], maps: RowMaps) -> 
         tail = encode_map(filler)
         texts_padded = [encode_map(index[table]) for table in used]
     changed: dict[str, Source] = {}
-    for name, axis in model.axes.items():
+    heads = {} if used == [number] else _heads_of_others(number, models)
+    for name, axis in {**model.axes, **heads}.items():
         if as_it_is and model.checkpoint.tensors[name].shape[axis] == maps.rows:
             continue
-        tables = [_counterpart(name, model, models[table]) for table in used]
+        tables = [_counterpart(name, axis, model, models[table]) for table in used]
         rows = Rows(tuple(tables), tuple(texts), maps.tokens, axis)
         if padded:
             mean = RowMean(rows, maps.tokens, axis)
             rows = Rows((*tables, mean), (*texts_padded, tail), maps.rows, axis)
         changed[name] = rows
-    tensors = {name: changed.get(name, source) for name, source in model.checkpoint.tensors.items()}
-    return replace(model.checkpoint, tensors=tensors)
+    return replace(model.checkpoint, tensors={**model.checkpoint.tensors, **changed})
 
 
-def _counterpart(name: str, model: VocabularyModel, other: VocabularyModel) -> Source:
-    """The tensor of another model that plays the part of `name`: itself, or the embedding that its head is tied to."""
-    mine = model.checkpoint.tensors[name]
-    axis = model.axes[name]
-    theirs = other.checkpoint.tensors.get(name) if name in other.axes else None
-    if theirs is None:
-        same = [
-            n
-            for n, at in other.axes.items()
-            if at == axis and len(other.checkpoint.tensors[n].shape) == len(mine.shape)
-        ]
-        theirs = other.checkpoint.tensors[same[0]] if len(same) == 1 else None
-    width = math.prod(mine.shape[axis + 1 :])
-    if theirs is None or math.prod(theirs.shape[axis + 1 :]) != width:
+def _heads_of_others(number: int, models: Sequence[VocabularyModel]) -> dict[str, int]:
+    """Heads that other models have and a tied model has not: rows of theirs must not stand in its embedding."""
+    own = models[number].checkpoint.tensors
+    return {
+        name: axis
+        for other in models
+        for name, axis in other.axes.items()
+        if name not in own and tied_embedding(own, name) is not None
+    }
+
+
+def _table(name: str, model: VocabularyModel) -> Source | None:
+    """What plays the part of tensor `name` in a model: itself, or the embedding that its head is tied to."""
+    tensors = model.checkpoint.tensors
+    if name in model.axes:
+        return tensors[name]
+    tied = tied_embedding(tensors, name)
+    return tensors[tied] if tied else None
+
+
+def _counterpart(name: str, axis: int, model: VocabularyModel, other: VocabularyModel) -> Source:
+    """The table of another model whose rows can stand beside those of a model's tensor `name`."""
+    mine, theirs = _table(name, model), _table(name, other)
+    width, found = (None if table is None else table.shape[axis + 1 :] for table in (mine, theirs))
+    if theirs is None or found != width:
         raise VocabularyError(
             f"rows of {name!r} cannot be taken from {other.checkpoint.name}",
-            expected=f"a tensor with rows of {width} numbers",
-            found="none" if theirs is None else f"rows of {math.prod(theirs.shape[axis + 1 :])}",
+            expected=f"a tensor with rows of shape {list(width or ())}",
+            found="none" if found is None else f"rows of shape {list(found)}",
             fix="merge models of one architecture and size",
             tensor=name,
         )
