@@ -46,7 +46,8 @@ class MergeReport:
         seconds: wall time, from reading the recipe to the final rename.
         bytes_read: bytes of all input tensors used.
         bytes_written: bytes of all weight files written.
-        peak_memory: largest resident size of this process so far, in bytes (0 where the system does not tell).
+        peak_memory: largest resident size of this process so far and of its workers, in bytes (0 where the system does
+            not tell).
         merged: tensors that went through a method.
         copied: tensors whose bytes were copied.
         dropped: input tensors left out because the recipe does not ask for them, as (model name, tensor).
@@ -108,12 +109,12 @@ def merge(
     locate = fetch(opened.plan, opened.checkpoints.values(), progress)
     with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
         progress.begin("merge", opened.plan.bytes_written)
-        execute(opened.plan, partial, engine_settings(options), locate, progress)
+        processes = execute(opened.plan, partial, engine_settings(options), locate, progress)
         progress.end()
         files, warnings = complete(opened, partial, target.name, options)
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)
-    return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings))
+    return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings), processes)
 
 
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
@@ -214,13 +215,15 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
         require_torch()
 
 
-def _report(plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warnings: tuple[str, ...]) -> MergeReport:
+def _report(
+    plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warnings: tuple[str, ...], processes: int
+) -> MergeReport:
     return MergeReport(
         out=out,
         seconds=seconds,
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
-        peak_memory=_peak_memory(),
+        peak_memory=_peak_memory(processes),
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
         dropped=tuple((plan.models[index].name, name) for index, name in plan.dropped),
@@ -229,8 +232,11 @@ def _report(plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warni
     )
 
 
-def _peak_memory() -> int:
-    """The largest resident size of this process, or of the largest of its workers, in bytes; 0 where nothing tells."""
+def _peak_memory(processes: int) -> int:
+    """The largest resident size of this process and its workers, in bytes; 0 where nothing tells.
+
+    Workers are counted at the size of the largest, and what they share with this process more than once.
+    """
     try:
         import resource
     except ModuleNotFoundError:  # Windows
@@ -242,4 +248,4 @@ def _peak_memory() -> int:
         own = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    return max(own, workers)
+    return own + processes * workers
