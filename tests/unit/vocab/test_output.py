@@ -117,7 +117,7 @@ def test_unigram_pieces_of_others_serve_only_where_the_own_ones_cannot(tmp_path:
     first, second = pair(tmp_path, "Unigram")
     both = loaded(union(unchanged(first, ALL), [(second, ALL)]))
     plain = Library.from_file(str(first.location.fetch("tokenizer.json")))
-    for text in (WINE, "the old casks", "riverwine"):
+    for text in (WINE, "the old casks", "riverwine", "the pickers sing of grapes in the hill"):
         assert both.encode(text).ids == plain.encode(text).ids
     assert plain.token_to_id("<unk>") in plain.encode("süße").ids
     assert plain.token_to_id("<unk>") not in both.encode("süße").ids
