@@ -1,7 +1,7 @@
 """Writes mergekit-0.1.5.npz: what mergekit makes of the recipes in `methods/recorded.py`.
 
-    python -m venv ENV && ENV/bin/pip install mergekit==0.1.5 torch==2.13.0 transformers==5.0.0
-    PYTHONPATH=tests .venv/bin/python tests/data/record_mergekit.py ENV
+python -m venv ENV && ENV/bin/pip install mergekit==0.1.5 torch==2.13.0 transformers==5.0.0
+PYTHONPATH=tests .venv/bin/python tests/data/record_mergekit.py ENV
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(environment: Path) -> None:
                 recipe, out = Path(scratch) / "recipe.yml", Path(scratch) / f"out-{dtype}-{name}"
                 recipe.write_text(yaml.safe_dump(recorded.recipe(family, dtype)), encoding="utf-8")
                 command = [environment / "bin" / "mergekit-yaml", recipe, out, "--no-copy-tokenizer"]
-                subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+                subprocess.run(command, check=True, capture_output=True)
                 for file in out.glob("*.safetensors"):
                     for tensor, values in load_file(file).items():
                         stored = values if dtype == "float32" else values.view(np.uint16)

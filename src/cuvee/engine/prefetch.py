@@ -5,6 +5,7 @@ Hints only: results never depend on them, and systems without the calls go witho
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -55,4 +56,4 @@ def outgrows_memory(ops: Iterable[TensorOp]) -> bool:
 
 
 def _extents(op: TensorOp) -> Iterable[Extent]:
-    return (extent for source in op.sources for extent in source.extents(0, op.size))
+    return (extent for source in op.sources for extent in source.extents(0, math.prod(source.shape)))

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from cuvee.tensors import disk
 from cuvee.tensors.rowmaps import Index, runs
+from cuvee.tensors.sources import Source
 
 _DENSE = 4  # rows that are at least a quarter of those between the first and the last are read as one span
 
@@ -28,8 +29,6 @@ class FileReader:
         self._descriptors: dict[str, int] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
-        self._once = threading.RLock()  # a mean may be made of tables that are means themselves
-        self._known: dict[Hashable, np.ndarray[Any, Any]] = {}
 
     def read(self, file: str, offset: int, count: int) -> np.ndarray[Any, Any]:
         """`count` bytes as uint8, in this thread's buffer: valid until the thread's next read."""
@@ -59,12 +58,13 @@ class FileReader:
         disk.gather(self.descriptor(file), memoryview(buffer), offset, width, runs(rows), file)  # type: ignore[arg-type]
         return buffer
 
-    def once(self, key: Hashable, compute: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """What `compute` gives, computed once for a key; other threads that ask meanwhile wait."""
-        with self._once:
-            if key not in self._known:
-                self._known[key] = compute()
-            return self._known[key]
+    def values(self, source: Source, start: int, stop: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Elements [start, stop) of a source."""
+        return source.read(start, stop, self, dtype)
+
+    def keep(self, key: Hashable, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:  # noqa: ARG002
+        """What `make` gives; nothing is kept here."""
+        return make()
 
     def descriptor(self, file: str) -> int:
         """The shared descriptor of a file."""

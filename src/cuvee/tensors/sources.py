@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, Union
 
 import numpy as np
 
 from cuvee.tensors.dtypes import itemsize, numpy_dtype, promote
-from cuvee.tensors.rowmaps import SEVERAL, Index, decode_map, givers, runs
+from cuvee.tensors.rowmaps import Index
 
 
 class Reader(Protocol):
@@ -33,8 +33,12 @@ class Reader(Protocol):
         """Those rows of a table at `offset`, `width` bytes each, one after another as `read` gives them."""
         ...
 
-    def once(self, key: Hashable, compute: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """What `compute` gives, computed once for a key however many threads ask."""
+    def values(self, source: Source, start: int, stop: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Elements [start, stop) of a source, not to be changed: other sources may be made of them too."""
+        ...
+
+    def keep(self, key: Hashable, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """What `make` gives, perhaps kept from an earlier call with this key; not to be changed."""
         ...
 
 
@@ -132,148 +136,15 @@ class Joined:
                 position += width
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows of several tables in a new order: a tensor as another vocabulary wants it.
+# These modules need the names above, and `Source` when plans are read from JSON, so they come last.
+from cuvee.tensors.deltas import Hadamard, Kronecker, LowRank  # noqa: E402
+from cuvee.tensors.rows import RowMean, Rows  # noqa: E402
+from cuvee.tensors.updates import Added, Renormed, RowsReplaced, Run, Scaled  # noqa: E402
 
-    An output row is the mean of the rows that the tables give it (one as a rule, and then bit for bit), and zero where
-    none does. `maps` (see `rowmaps`) says for each table which of its rows goes where. `axis` is the one that rows lie
-    along; those before it are of length 1.
-    """
-
-    tables: tuple[Source, ...]
-    maps: tuple[str, ...]
-    length: int
-    axis: int = 0
-    kind: Literal["rows"] = "rows"
-
-    @property
-    def children(self) -> tuple[Source, ...]:
-        """The tables."""
-        return self.tables
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """A table's shape with the new number of rows."""
-        first = self.tables[0].shape
-        return (*first[: self.axis], self.length, *first[self.axis + 1 :])
-
-    @property
-    def dtype(self) -> str:
-        """The narrowest dtype that holds every table."""
-        return promote(tuple(table.dtype for table in self.tables))
-
-    @property
-    def width(self) -> int:
-        """Elements of a row."""
-        return max(math.prod(self.tables[0].shape[self.axis + 1 :]), 1)
-
-    def extents(self, start: int, stop: int) -> Iterator[Extent]:
-        """The bytes that elements [start, stop) lie among: of each table, all from the first row used to the last."""
-        width = self.width
-        for table, text in zip(self.tables, self.maps, strict=True):
-            index = decode_map(text)[start // width : -(-stop // width)]
-            used = index[index >= 0]
-            if used.size:
-                yield from table.extents(int(used.min()) * width, (int(used.max()) + 1) * width)
-
-    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """Elements [start, stop) as a fresh array of `dtype`."""
-        if start == stop:
-            return np.empty(0, dtype)
-        width = self.width
-        first, last = start // width, -(-stop // width)
-        tables, rows = givers(self.maps)
-        giver, row = tables[first:last], rows[first:last]
-        begin, end = start - first * width, stop - first * width
-        if giver[0] >= 0 and (giver == giver[0]).all():
-            table = self.tables[int(giver[0])]
-            if (np.diff(row) == 1).all():
-                shift = int(row[0]) * width
-                return table.read(shift + begin, shift + end, reader, dtype)
-            return np.ravel(_gather(table, row, width, reader, dtype))[begin:end]
-        fresh = np.zeros((last - first, width), dtype)
-        for number, table in enumerate(self.tables):
-            alone = np.flatnonzero(giver == number)
-            if alone.size:
-                fresh[alone] = _gather(table, row[alone], width, reader, dtype)
-        several = np.flatnonzero(giver == SEVERAL)
-        if several.size:
-            fresh[several] = self._means(first + several, reader)
-        return fresh.reshape(-1)[begin:end]
-
-    def _means(self, places: np.ndarray[Any, Any], reader: Reader) -> np.ndarray[Any, Any]:
-        """The rows, in float64, that several tables give to."""
-        sums, counts = np.zeros((places.size, self.width), np.float64), np.zeros((places.size, 1))
-        for table, text in zip(self.tables, self.maps, strict=True):
-            own = decode_map(text)[places]
-            among = np.flatnonzero(own >= 0)
-            if among.size:
-                sums[among] += _gather(table, own[among], self.width, reader, np.dtype(np.float64))
-                counts[among] += 1
-        return np.asarray(sums / counts)
-
-
-def _gather(table: Source, rows: Index, width: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """Those rows of a table, `[rows, width]`; of a stored one at once, of others run by run."""
-    if isinstance(table, Stored):
-        own = numpy_dtype(table.dtype)
-        raw = reader.gather(table.file, table.offset, width * own.itemsize, rows)
-        return raw.view(own).reshape(rows.size, width).astype(dtype)
-    fresh = np.empty((rows.size, width), dtype)
-    for position, first, count in runs(rows):
-        values = table.read(first * width, (first + count) * width, reader, dtype)
-        fresh[position : position + count] = values.reshape(count, width)
-    return fresh
-
-
-@dataclass(frozen=True, slots=True)
-class RowMean:
-    """The mean over the first `count` rows of a tensor, as a table of one row; summed in float64 once a run."""
-
-    table: Source
-    count: int
-    axis: int = 0
-    kind: Literal["row_mean"] = "row_mean"
-
-    @property
-    def children(self) -> tuple[Source, ...]:
-        """The tensor."""
-        return (self.table,)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's shape with a single row."""
-        return (*self.table.shape[: self.axis], 1, *self.table.shape[self.axis + 1 :])
-
-    @property
-    def dtype(self) -> str:
-        """The tensor's."""
-        return self.table.dtype
-
-    def extents(self, start: int, stop: int) -> Iterator[Extent]:  # noqa: ARG002 - a mean touches everything
-        """The bytes of all rows."""
-        yield from self.table.extents(0, self.count * math.prod(self.shape))
-
-    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-        """Elements [start, stop) of the mean as a fresh array of `dtype`."""
-        return reader.once(self, lambda: self._mean(reader))[start:stop].astype(dtype)
-
-    def _mean(self, reader: Reader) -> np.ndarray[Any, Any]:
-        width = math.prod(self.shape)
-        step = max(_MEAN_ELEMENTS // width, 1)
-        total = np.zeros(width, np.float64)
-        for first in range(0, self.count, step):
-            last = min(first + step, self.count)
-            values = self.table.read(first * width, last * width, reader, np.dtype(np.float64))
-            total += values.reshape(-1, width).sum(axis=0)
-        return total / max(self.count, 1)
-
-
-_MEAN_ELEMENTS = 1 << 17
-Source = Union[Stored, Joined, Rows, RowMean]  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
-"""Any node; `kind` tells them apart in JSON. Low-rank updates, dequantisation and merges of merges
-become further nodes."""
+Source = Union[  # noqa: UP007
+    Stored, Joined, Rows, RowMean, LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run
+]
+"""Any node; `kind` tells them apart in JSON."""
 
 
 def stored_pieces(source: Source) -> Iterator[Stored]:
@@ -282,3 +153,28 @@ def stored_pieces(source: Source) -> Iterator[Stored]:
         yield source
     for child in source.children:
         yield from stored_pieces(child)
+
+
+def spelled(source: Source) -> str:
+    """What a source is made of, without the names of files: equal texts mean equal expressions of equal places."""
+    if isinstance(source, Stored):
+        return str(source.offset)
+    values = ((field.name, getattr(source, field.name)) for field in fields(source))
+    plain = ",".join(f"{name}={value!r}" for name, value in values if not _is_source(value))
+    return f"{plain}({','.join(map(spelled, source.children))})"
+
+
+def _is_source(value: object) -> bool:
+    first = value[0] if isinstance(value, tuple) and value else value
+    return hasattr(first, "children")
+
+
+def is_verbatim(source: Source) -> bool:
+    """Whether a source's values are stored values, so that copying it rounds nothing."""
+    return isinstance(source, (Stored, Joined)) and all(map(is_verbatim, source.children))
+
+
+def grain_of(source: Source) -> int:
+    """Ranges of a source that start at multiples of this many elements cost least."""
+    own = source.grain if isinstance(source, LowRank) else 1
+    return max((own, *map(grain_of, source.children)))

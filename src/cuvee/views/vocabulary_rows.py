@@ -12,7 +12,8 @@ from cuvee.layout.layout import tied_embedding
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.rowmaps import encode_map
-from cuvee.tensors.sources import RowMean, Rows, Source
+from cuvee.tensors.rows import RowMean, Rows
+from cuvee.tensors.sources import Source
 from cuvee.views.vocabulary_sizes import rows_of
 from cuvee.vocab.rows import RowMaps
 from cuvee.vocab.tokenizer import Tokenizer

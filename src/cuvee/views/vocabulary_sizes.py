@@ -12,7 +12,7 @@ from cuvee.layout.vocabulary import vocabulary_axes
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.rowmaps import encode_map
-from cuvee.tensors.sources import Rows
+from cuvee.tensors.rows import Rows
 from cuvee.vocab.compare import compare
 from cuvee.vocab.output import OutputVocabulary, unchanged
 from cuvee.vocab.tokenizer import FAST, Tokenizer, read_tokenizer

@@ -15,7 +15,9 @@ from cuvee.tensors.checkpoint import open_checkpoint
 from cuvee.tensors.location import Directory
 from cuvee.tensors.reader import FileReader
 from cuvee.tensors.rowmaps import decode_map, encode_map, runs
-from cuvee.tensors.sources import Joined, RowMean, Rows, Source, Stored, stored_pieces
+from cuvee.tensors.rows import RowMean, Rows
+from cuvee.tensors.shared import SharedReader
+from cuvee.tensors.sources import Joined, Source, Stored, stored_pieces
 from support.checkpoints import DTYPES, Array, write_checkpoint
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -142,13 +144,14 @@ def test_the_mean_row_is_the_mean_of_the_first_rows(pieces: Any, reader: FileRea
     assert [(e.offset, e.count) for e in mean.extents(0, 4)] == [(e.offset, e.count) for e in table.extents(0, 12)]
 
 
-def test_a_mean_is_computed_once_a_run(pieces: Any, reader: FileReader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mean_is_computed_once_a_tensor(pieces: Any, reader: FileReader, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     plain = Stored.read
     monkeypatch.setattr(Stored, "read", lambda *given: (reads.append(given), plain(*given))[1])
     mean = RowMean(pieces["b"], 9)
+    shared = SharedReader(reader, (mean,))
     for _ in range(3):
-        mean.read(0, 4, reader, F32)
+        mean.read(0, 4, shared, F32)
     assert len(reads) == 1
 
 
