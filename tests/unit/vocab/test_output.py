@@ -114,10 +114,15 @@ def test_a_tokenizer_extended_from_the_base_is_the_union(tmp_path: Path) -> None
 
 
 def test_unigram_pieces_of_others_serve_only_where_the_own_ones_cannot(tmp_path: Path) -> None:
-    first, second = pair(tmp_path, "Unigram")
+    first = read(tmp_path / "a", tokenizer("Unigram", WINE, 300))
+    document = json.loads(tokenizer("Unigram", GRAPE, 320).to_str())
+    document["model"]["vocab"].append(
+        ["▁winesleepsintherain", -0.5]
+    )  # one likely piece for what the own ones can spell
+    second = read(tmp_path / "b", Library.from_str(json.dumps(document)))
     both = loaded(union(unchanged(first, ALL), [(second, ALL)]))
     plain = Library.from_file(str(first.location.fetch("tokenizer.json")))
-    for text in (WINE, "the old casks", "riverwine", "the pickers sing of grapes in the hill"):
+    for text in (WINE, "the old casks", "winesleepsintherain"):
         assert both.encode(text).ids == plain.encode(text).ids
     assert plain.token_to_id("<unk>") in plain.encode("süße").ids
     assert plain.token_to_id("<unk>") not in both.encode("süße").ids
