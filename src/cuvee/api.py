@@ -13,10 +13,14 @@ from typing import Any
 
 import cuvee
 from cuvee.adapters.facts import AdapterFacts, facts_of
+from cuvee.checking.check import check_checkpoint
+from cuvee.checking.findings import CheckReport
+from cuvee.checking.structure import structure
 from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import EngineSettings, execute
 from cuvee.engine.fetch import fetch
 from cuvee.errors import OutputError
+from cuvee.layout.tree import Tree, tree_of
 from cuvee.lora.commands import extract_adapter, merge_adapters
 from cuvee.lora.extraction import Extracted
 from cuvee.lora.files import WEIGHTS
@@ -24,7 +28,7 @@ from cuvee.lora.options import ExtractOptions
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
-from cuvee.planning.ops import Plan
+from cuvee.planning.ops import Decision, Plan
 from cuvee.progress import Progress, Silent
 from cuvee.publish.complete import complete
 from cuvee.publish.pytorch import require_torch
@@ -34,7 +38,7 @@ from cuvee.recipe.schema import Recipe
 from cuvee.tensors import disk
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.opener import Opener
-from cuvee.views.opening import open_inputs
+from cuvee.views.opening import conversions, open_inputs, open_stored
 from cuvee.views.vocabulary import with_one_vocabulary
 from cuvee.views.vocabulary_report import VocabularyReport
 from cuvee.views.vocabulary_report import compare_vocabularies as side_by_side
@@ -59,7 +63,8 @@ class MergeReport:
             not tell).
         merged: tensors that went through a method.
         copied: tensors whose bytes were copied.
-        dropped: input tensors left out because the recipe does not ask for them, as (model name, tensor).
+        dropped: input tensors that no output tensor is made of, as the recipe or a rule wants it: (model name, tensor).
+        decisions: what was done about tensors that only some models have, or that are not merged for another reason.
         files: names of all files written.
         warnings: what the user should know.
 
@@ -73,6 +78,7 @@ class MergeReport:
     merged: int
     copied: int
     dropped: tuple[tuple[str, str], ...]
+    decisions: tuple[Decision, ...]
     files: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -121,6 +127,7 @@ def merge(
         processes = execute(opened.plan, partial, engine_settings(options), locate, progress)
         progress.end()
         files, warnings = complete(opened, partial, target.name, options)
+        warnings = (*warnings, *_checked(partial, opened, options))
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)
     return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings), processes)
@@ -224,6 +231,35 @@ def merge_lora(
     return LoraMergeReport(Path(out), time.perf_counter() - begin, merge.config.ranks, written, merge.warnings)
 
 
+def describe(checkpoint: str | Path, options: MergeOptions = _DEFAULTS) -> Tree:
+    """What a checkpoint holds: its stacks, layers, shapes, ties and vocabulary, from headers and config alone.
+
+    Args:
+        checkpoint: a path or Hub id, with `@revision` if need be.
+        options: of which only where downloaded models lie counts.
+
+    Raises:
+        CuveeError: if it cannot be opened.
+
+    """
+    return tree_of(open_stored(ModelRef.parse(str(checkpoint)), options))
+
+
+def check(checkpoint: str | Path, *, quick: bool = False, prompt: str | None = None) -> CheckReport:
+    """What is right and wrong with a checkpoint on this machine: complete, consistent, finite, loadable.
+
+    Args:
+        checkpoint: its directory.
+        quick: read headers and small files only.
+        prompt: if given, the model is asked to go on with it.
+
+    Raises:
+        SourceError: if there is no such directory.
+
+    """
+    return check_checkpoint(Path(checkpoint), quick=quick, prompt=prompt, converted=conversions())
+
+
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
     """The recipe validated, its checkpoints' headers read, and the plan made.
 
@@ -231,7 +267,7 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
         CuveeError: if any of it cannot be.
 
     """
-    loaded, warnings = load_recipe(recipe, strict=options.strict)
+    loaded, warnings = load_recipe(recipe, strict=options.strict, trust_remote_code=options.trust_remote_code)
     checkpoints = open_inputs(loaded, options)
     settings = PlanSettings(
         max_shard_bytes=parse_size(options.out_shard_size),
@@ -342,6 +378,23 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
         require_torch()
 
 
+def _checked(partial: Path, opened: Opened, options: MergeOptions) -> list[str]:
+    """What the cheap part of a check finds wrong with a finished merge, before it gets its name.
+
+    Headers that cannot be read back end the merge. The rest is said, unless it is so in the base already.
+    """
+    if not options.safe_serialization:
+        return []
+    report = check_checkpoint(partial, quick=True, tokenizer=False)
+    for finding in report.problems:
+        if finding.check == "files":
+            fix = "check the disk, then run the same command again"
+            raise OutputError(f"the merged weights cannot be read back: {finding.text}", fix=fix, path=str(partial))
+    base = list(opened.checkpoints.values())[opened.plan.base]
+    inherited = {finding.text for finding in structure(base, tokenizer=False)} if report.problems else set()
+    return [f"the merged checkpoint: {each.text}" for each in report.problems if each.text not in inherited]
+
+
 def _report(
     plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warnings: tuple[str, ...], processes: int
 ) -> MergeReport:
@@ -354,6 +407,7 @@ def _report(
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
         dropped=tuple((plan.models[index].name, name) for index, name in plan.dropped),
+        decisions=plan.decisions,
         files=files,
         warnings=warnings,
     )

@@ -235,7 +235,8 @@ def test_tensors_that_differ(cuvee: Any, here: Path) -> None:
 def test_architectures_that_differ(cuvee: Any, here: Path) -> None:
     family = two_models(here)
     config = family.path("b") / "config.json"
-    config.write_text(config.read_text().replace("LlamaForCausalLM", "MistralForCausalLM"))
+    text = config.read_text().replace("LlamaForCausalLM", "MistralForCausalLM")
+    config.write_text(text.replace('"model_type": "llama"', '"model_type": "mistral"'))
     refused(cuvee("merge", "recipe.yml", "out"), here, "LlamaForCausalLM", "MistralForCausalLM", "--allow-crimes")
     assert cuvee("merge", "recipe.yml", "out", "--allow-crimes").code == 0
 

@@ -17,6 +17,8 @@ Examples:
   cuvee demo                     merge three tiny experts, see what they can do
   cuvee plan recipe.yml          what a merge will read, write and take
   cuvee merge recipe.yml out     do it
+  cuvee check out                whether the result is complete, finite and loads
+  cuvee layout path/to/model     what a checkpoint holds
   cuvee methods ties             what a method does and its parameters
   cuvee vocab first second       how two models' tokenizers differ
 """
@@ -76,6 +78,52 @@ def plan(recipe: Path, out: Path, as_json: bool, ops: bool, **values: Any) -> No
         return
     show.plan(opened.plan, api.cost(opened.plan, out, options), with_ops=ops)
     notes.warnings(opened.plan.warnings)
+
+
+@app.command()
+@click.argument("checkpoint")
+@click.option("--json", "as_json", is_flag=True, help="Print the layout as JSON.")
+def layout(checkpoint: str, as_json: bool) -> None:
+    """Show what CHECKPOINT (a path or Hub id) holds: stacks, layers, shapes, ties and vocabulary.
+
+    Only headers and config are read.
+    """
+    import dataclasses
+    import json
+
+    from cuvee import api
+    from cuvee.cli import show_layout
+
+    tree = api.describe(checkpoint)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(tree), indent=2))
+    else:
+        show_layout.layout(tree)
+
+
+@app.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--quick", is_flag=True, help="Read headers and small files only: no weights, no transformers.")
+@click.option("--generate", "prompt", metavar="PROMPT", help="Let the model go on with PROMPT, and show what it says.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(out: Path, quick: bool, prompt: str | None, as_json: bool) -> None:
+    """Check the checkpoint in OUT: complete, consistent, finite, loadable. Exit code 2 if something is wrong.
+
+    Whether it loads is asked of transformers, if that is installed.
+    """
+    import dataclasses
+    import json
+
+    from cuvee import api
+    from cuvee.cli import show_check
+
+    report = api.check(out, quick=quick, prompt=prompt)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(finding) for finding in report.findings], indent=2))
+    else:
+        show_check.check(report)
+    if not report.ok:
+        raise click.exceptions.Exit(2)
 
 
 @app.command()

@@ -5,10 +5,13 @@ Later numbers (experts, sub-layers) stay inside their layer. Shapes and configs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass
+from functools import cache
 
-from cuvee.layout.facts import BEFORE_LAYERS, HEADS
+from cuvee.layout.facts import BEFORE_LAYERS, COUNTERS, DERIVED_BUFFERS, DERIVED_MASKS, HEADS, LAYER_NUMBERS
+
+_MODULE_FOLDER = re.compile(r"(\d+_\w+)/[^/]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +38,43 @@ def place_of(name: str) -> Place:
     return Place(None, 0, name)
 
 
-def ends_with(name: str, endings: Iterable[str]) -> bool:
+def folder_of(name: str) -> str | None:
+    """The module folder of a sentence-transformers checkpoint that a tensor or file is in: `2_Dense`."""
+    match = _MODULE_FOLDER.match(name)
+    return match[1] if match else None
+
+
+def ends_with(name: str, endings: tuple[str, ...]) -> bool:
     """Whether the last whole words of a dotted name are one of `endings`; one that starts with `^` is all of it."""
-    return any(
-        name == ending.removeprefix("^") or (ending[0] != "^" and name.endswith("." + ending)) for ending in endings
+    whole, suffixes = _split(endings)
+    return name in whole or name.endswith(suffixes)
+
+
+@cache
+def _split(endings: tuple[str, ...]) -> tuple[frozenset[str], tuple[str, ...]]:
+    """The whole names and the suffixes that endings stand for."""
+    return (
+        frozenset(ending.removeprefix("^") for ending in endings),
+        tuple("." + ending for ending in endings if ending[0] != "^"),
     )
 
 
 def acts_before_layers(name: str) -> bool:
     """Whether a tensor outside the layers acts before them (embeddings) rather than after (final norm, head)."""
     return not ends_with(name, HEADS) and any(part in name for part in BEFORE_LAYERS)
+
+
+def is_derived(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is a buffer that the model computes for itself, from its config or not at all."""
+    return is_counter(name) or ends_with(name, DERIVED_BUFFERS) or (len(shape) == 4 and ends_with(name, DERIVED_MASKS))
+
+
+def is_counter(name: str) -> bool:
+    """Whether a tensor counts training steps, so that it differs between siblings and means nothing in a merge."""
+    return ends_with(name, COUNTERS)
+
+
+def stored_number(rest: str, layer: int) -> int | None:
+    """What a layer's tensor holds if it is the layer's own number, in layer `layer`; None if it is something else."""
+    first = LAYER_NUMBERS.get(rest.rpartition(".")[2])
+    return None if first is None else first + layer

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
 from cuvee.errors import CheckpointError, PlanError, VocabularyError
-from cuvee.layout.layout import layer_edits
+from cuvee.layout.configs import ties_embeddings
+from cuvee.layout.edits import layer_edits
+from cuvee.layout.layout import layout_of
+from cuvee.layout.names import is_derived
+from cuvee.layout.ties import input_embedding, is_head, untied_edits
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.planning.ops import ParameterValue, Plan, PlannedModel, TensorOp
-from cuvee.planning.outline import Checkpoints, Outline, Wanted, outline
+from cuvee.planning.outline import Checkpoints, Outline, Wanted, depth_of, home_of, outline
 from cuvee.planning.shards import lay_out
 from cuvee.recipe.schema import Recipe
 from cuvee.recipe.values import resolve_parameters
 from cuvee.tensors.checkpoint import Checkpoint
-from cuvee.tensors.dtypes import is_float, is_quantised, name_of, promote
+from cuvee.tensors.dtypes import is_float, name_of, promote
 from cuvee.tensors.reference import ModelRef
-from cuvee.tensors.sources import Source, is_verbatim, spelled
+from cuvee.tensors.sources import Constant, Source, is_verbatim, spelled
 from cuvee.views.vocabulary_sizes import axes_of, sizes_differ
 from cuvee.vocab.output import OutputVocabulary
 
@@ -53,14 +57,12 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
     """
     spec = get_method(recipe.method)
     models = {ref: index for index, ref in enumerate(checkpoints)}
-    for checkpoint in checkpoints.values():
-        _refuse_quantised(checkpoint)
     if not settings.allow_crimes:
         _check_architectures(checkpoints, recipe.architectures)
-    planned = outline(recipe, checkpoints)
+    planned = outline(recipe, checkpoints, crimes=settings.allow_crimes)
     builder = _Builder(recipe, spec, checkpoints, models)
     drafts = [builder.op(wanted) for wanted in planned.tensors]
-    base = recipe.base_model or recipe.modules[0].slices[0].sources[0].model
+    base = home_of(recipe)
     _check_one_vocabulary(drafts, checkpoints[base])
     described = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in checkpoints.values())
     metadata = {
@@ -72,11 +74,11 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
     }
     ops, shards = lay_out(drafts, settings.max_shard_bytes, metadata)
     used = {
-        (op.models[i], name)
-        for op, w in zip(drafts, planned.tensors, strict=True)
-        for i, name in _names(op, w, builder)
+        (model, wanted.inputs[position])
+        for op, wanted in zip(drafts, planned.tensors, strict=True)
+        for model, position in zip(op.models, builder.order(wanted)[0], strict=True)
     }
-    return Plan(
+    plan = Plan(
         models=described,
         base=models[base],
         ops=ops,
@@ -84,10 +86,14 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
         seed=settings.seed,
         method=recipe.method,
         config_edits=_config_edits(planned, checkpoints[base]),
-        dropped=_dropped(checkpoints, models, used, recipe),
+        dropped=() if recipe.only is not None else _dropped(checkpoints, models, used, planned),
+        decisions=planned.decisions,
         warnings=tuple(warnings),
+        notes=tuple(note for checkpoint in checkpoints.values() for note in checkpoint.notes),
         version=settings.version,
     )
+    _check_nothing_lost(recipe, plan)
+    return plan
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -100,21 +106,14 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _refuse_quantised(checkpoint: Checkpoint) -> None:
-    quantised = next((name for name, stored in checkpoint.tensors.items() if is_quantised(stored.dtype)), None)
-    if quantised or checkpoint.config.get("quantization_config"):
-        raise PlanError(
-            f"{checkpoint.name} is quantised; its numbers are not weights that can be averaged",
-            found=f"tensor {quantised}" if quantised else "quantization_config in config.json",
-            fix="merge the checkpoint it was quantised from, or dequantise it first",
-        )
-
-
 def _check_architectures(checkpoints: Checkpoints, overrides: Mapping[ModelRef, str]) -> None:
     kinds = {
         c.name: (overrides[ref],) if ref in overrides else tuple(c.config.get("architectures") or ())
         for ref, c in checkpoints.items()
     }
+    types = {None if ref in overrides else c.config.get("model_type") for ref, c in checkpoints.items()}
+    if len(types) == 1 and None not in types:
+        return  # one model under different heads: what their tensors have in common is told by their names
     if len({kind for kind in kinds.values() if kind}) > 1:
         raise PlanError(
             "the models are of different architectures",
@@ -135,15 +134,16 @@ class _Builder:
     def op(self, wanted: Wanted) -> TensorOp:
         """The op of one output tensor, without its place in a file."""
         order, has_base = self.order(wanted)
-        if self.recipe.only is not None and not any(part in wanted.name for part in self.recipe.only):
-            order = [self.base_position(wanted) or 0]
         refs = [wanted.slice_.sources[i].model for i in order]
-        stored = [self.checkpoints[ref].tensors[wanted.inputs[i]] for ref, i in zip(refs, order, strict=True)]
+        stored = [self.checkpoints[ref].tensors[wanted.inputs[i] or ""] for ref, i in zip(refs, order, strict=True)]
         indices = tuple(self.models[ref] for ref in refs)
-        if len(order) < len(wanted.inputs):
+        if self.copied(wanted) is not None:
             return _op(wanted.name, stored, indices, stored[0].dtype)
         _check_shapes(wanted.name, stored, [self.checkpoints[ref] for ref in refs])
         dtypes = tuple(piece.dtype for piece in stored)
+        if wanted.number is not None and not is_float(dtypes[0]) and stored[0].shape in ((), (1,)):
+            number = Constant(wanted.number, dtypes[0], stored[0].shape)
+            return _op(wanted.name, [number] * len(stored), indices, dtypes[0])
         if not all(map(is_float, dtypes)):
             self.promoted(dtypes, wanted.name)  # refuses dtypes that differ
             return _op(wanted.name, stored, indices, dtypes[0])
@@ -157,7 +157,7 @@ class _Builder:
                 tensor=wanted.name,
             )
         parameters = resolve_parameters(
-            self.recipe, wanted.module, wanted.slice_, self.spec, t=wanted.t, tensor=wanted.name
+            self.recipe, wanted.module, wanted.slice_, self.spec, t=wanted.t, tensor=wanted.name, depth=depth_of(wanted)
         )
         if self.spec.check is not None:
             self.spec.check(**{name: parameters[name] for name in self.spec.check_arguments})
@@ -179,12 +179,20 @@ class _Builder:
 
     def order(self, wanted: Wanted) -> tuple[list[int], bool]:
         """Positions of the slice's sources as the method sees them, and whether the first is the base."""
+        if (copied := self.copied(wanted)) is not None:
+            return [copied], False
         order = list(range(len(wanted.inputs)))
         position = self.base_position(wanted)
         if self.spec.base == "none" or position is None:
             return order, False
         order.remove(position)
         return [position, *order], True
+
+    def copied(self, wanted: Wanted) -> int | None:
+        """Which source is copied without arithmetic, because models differ there or the recipe wants it."""
+        if self.recipe.only is not None and not any(part in wanted.name for part in self.recipe.only):
+            return self.base_position(wanted) or 0
+        return wanted.copied
 
     def base_position(self, wanted: Wanted) -> int | None:
         """Which of the slice's sources is the base."""
@@ -202,11 +210,6 @@ def _op(
     parameters: Mapping[str, ParameterValue] | None = None,
 ) -> TensorOp:
     return TensorOp(name, stored[0].shape, dtype, 0, 0, tuple(stored), models, has_base, method, parameters or {})
-
-
-def _names(op: TensorOp, wanted: Wanted, builder: _Builder) -> Iterable[tuple[int, str]]:
-    order, _ = builder.order(wanted)
-    return [(i, wanted.inputs[position]) for i, position in enumerate(order[: len(op.sources)])]
 
 
 def _check_shapes(tensor: str, stored: Sequence[Source], checkpoints: Sequence[Checkpoint]) -> None:
@@ -239,27 +242,52 @@ def _check_one_vocabulary(ops: Sequence[TensorOp], base: Checkpoint) -> None:
 
 
 def _config_edits(planned: Outline, base: Checkpoint) -> dict[str, Any]:
-    edits: dict[str, Any] = {}
-    for before, kept in planned.layers.values():
-        found = layer_edits(base.config, before, kept)
-        if base.config and len(kept) != before and len(kept) not in found.values():
+    layout = layout_of(base.tensors, base.config)
+    edits: dict[tuple[str, ...], Any] = {}
+    for cut in planned.cuts.values():
+        before = len(layout.stacks.get(cut.stack, ()))
+        found = layer_edits(base.config, layout, cut.stack, cut.kept, cut.origins) if before else {}
+        if base.config and len(cut.kept) != before and not found:
             raise PlanError(
                 f"config.json of {base.name} does not say that it has {before} layers",
                 fix="slice a model whose config.json holds its number of layers",
             )
-        edits.update({".".join(path): value for path, value in found.items()})
-    return edits
+        edits.update(found)
+    if _gains_head(planned, base):
+        edits.update(untied_edits(base.config))
+    return {".".join(path): value for path, value in edits.items()}
+
+
+def _gains_head(planned: Outline, base: Checkpoint) -> bool:
+    """Whether the output has a head that the base lacks because it ties it to the embedding."""
+    if not ties_embeddings(base.config) or input_embedding(base.tensors) is None:
+        return False
+    return any(is_head(wanted.name) and wanted.name not in base.tensors for wanted in planned.tensors)
 
 
 def _dropped(
-    checkpoints: Checkpoints, models: Mapping[ModelRef, int], used: set[tuple[int, str]], recipe: Recipe
+    checkpoints: Checkpoints, models: Mapping[ModelRef, int], used: set[tuple[int, str | None]], planned: Outline
 ) -> tuple[tuple[int, str], ...]:
-    """Input tensors that no op uses although their model takes part: layers outside every slice."""
-    if recipe.only is not None:
-        return ()
+    """Input tensors that no op reads: outside every slice and module, or absent from other models.
+
+    A computed buffer that the output has from the base is not lost.
+    """
+    written = {wanted.name for wanted in planned.tensors}
     return tuple(
         (models[ref], name)
         for ref, checkpoint in checkpoints.items()
-        for name in checkpoint.tensors
-        if (models[ref], name) not in used
+        for name, source in checkpoint.tensors.items()
+        if (models[ref], name) not in used and not (name in written and is_derived(name, source.shape))
     )
+
+
+def _check_nothing_lost(recipe: Recipe, plan: Plan) -> None:
+    """Raises if whole models are merged and a tensor is neither used nor named by a decision: a fault of ours."""
+    if recipe.only is not None or any(
+        source.layer_range for m in recipe.modules for s in m.slices for source in s.sources
+    ):
+        return
+    decided = {name for decision in plan.decisions for name in decision.tensors}
+    lost = [name for _, name in plan.dropped if name not in decided] if len(recipe.modules) == 1 else []
+    if lost:
+        raise PlanError(f"{len(lost)} tensors would be lost", found=", ".join(lost[:3]), tensor=lost[0])

@@ -27,7 +27,7 @@ def complete(
     dtypes = {op.dtype for op in plan.ops if op.method is not None} or {op.dtype for op in plan.ops}
     written = recipe.out_dtype or recipe.dtype or (dtypes.pop() if len(dtypes) == 1 else None)
     dtype = name_of(written) if written else None
-    if len(plan.shards) > 1:
+    if plan.shards[0].name != "model.safetensors":
         disk.write_file(partial / "model.safetensors.index.json", _index(plan))
     tokenizer = tokenizer_files(opened.vocabulary, base)
     config = None
@@ -57,9 +57,10 @@ def complete(
 
 def _index(plan: Plan) -> bytes:
     """model.safetensors.index.json."""
-    weight_map = {op.name: plan.shards[op.shard].name for op in plan.ops}
-    total = sum(op.nbytes for op in plan.ops)
-    table = {"metadata": {"total_size": total, "total_parameters": plan.elements}, "weight_map": weight_map}
+    ops = [op for op in plan.ops if "/" not in plan.shards[op.shard].name]  # folders are no part of the model's own
+    weight_map = {op.name: plan.shards[op.shard].name for op in ops}
+    facts = {"total_size": sum(op.nbytes for op in ops), "total_parameters": sum(op.size for op in ops)}
+    table = {"metadata": facts, "weight_map": weight_map}
     return json.dumps(table, indent=2, sort_keys=True).encode() + b"\n"
 
 

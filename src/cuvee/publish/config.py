@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cuvee.publish.config_edit import edit_json, parse_object
+from cuvee.publish.config_edit import REMOVE, edit_json, parse_object
 
 # transformers wrote `torch_dtype` up to 4.55 and writes `dtype` since; it reads both.
 _DTYPE_KEYS = ("torch_dtype", "dtype")
@@ -42,6 +42,8 @@ def merged_config_text(
     """
     config = parse_object(base_config_text)
     changes: dict[_Path, object] = {}
+    # What is merged are numbers: inputs that were packed have been unpacked, and the output is not.
+    changes.update({(*path, key): REMOVE for path, part in _parts((), config) for key in _NOT_PARTS if key in part})
     if dtype is not None:
         changes.update(dict.fromkeys(_dtype_paths(config), dtype))
     changes.update(edits)
@@ -51,8 +53,9 @@ def merged_config_text(
 
 
 def _dtype_paths(config: Mapping[str, Any]) -> list[_Path]:
-    found = [(*path, key) for path, part in _parts((), config) for key in _DTYPE_KEYS if key in part]
-    return found or [("torch_dtype",)]
+    found = {(*path, key): part[key] for path, part in _parts((), config) for key in _DTYPE_KEYS if key in part}
+    named = [path for path, dtype in found.items() if dtype is not None]  # parts may leave it to the whole model
+    return named or list(found) or [("torch_dtype",)]
 
 
 def _vocabulary_paths(config: Mapping[str, Any]) -> list[_Path]:

@@ -28,13 +28,16 @@ KEYS: dict[str, tuple[str, ...]] = {
         "tokenizer_source",
         "chat_template",
         "only",
+        "missing",
     ),
     "module": ("slices", "models", "parameters"),
     "slice": ("sources", "base_model", "parameters", "residual_weight"),
-    "source": ("model", "layer_range", "parameters"),
-    "model": ("model", "parameters"),
+    "source": ("model", "layer_range", "parameters", "rename"),
+    "model": ("model", "parameters", "rename"),
     "tokenizer": ("source", "tokens", "pad_to_multiple_of"),
 }
+MISSING = ("error", "base", "skip")
+"""What may happen to tensors that only some models have."""
 _HAVE_PARAMETERS = ("recipe", "module", "slice", "source", "model")
 _SILENT = ("name", "int8_mask", "normalize")
 _WITHOUT_EFFECT = {
@@ -47,6 +50,7 @@ _OWNER = {
     "layer_range": "in an entry of a slice's sources",
     "sources": "in an entry of slices",
     "residual_weight": "in an entry of slices",
+    "rename": "beside `model`, in an entry of models or of a slice's sources",
     **{key: "at the top of the recipe" for key in KEYS["recipe"] if key not in ("parameters", "models", "slices")},
 }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cuvee.methods.spec import MethodSpec
+from cuvee.recipe.renames import Rename
 from cuvee.recipe.yaml_marks import Marks, Path
 from cuvee.tensors.reference import ModelRef
 
@@ -64,11 +65,15 @@ class Recipe:
     parameters: Parameters
     only: tuple[str, ...] | None
     """Filters; tensors that match none are the base's, bit for bit. None: everything is merged."""
+    missing: str | None
+    """What happens to tensors that only some models have: `error`, `base` or `skip`; None leaves it to the options."""
     tokenizer: Mapping[str, Any] | None
     tokenizer_source: str | None
     chat_template: str | None
     architectures: Mapping[ModelRef, str]
     """The `override_architecture` of references that have one."""
+    renames: Mapping[ModelRef, Rename]
+    """Patterns and replacements for the tensor names of models that have a `rename`."""
     raw: Mapping[str, Any]
     """The recipe as plain data, as written."""
     text: str

@@ -14,6 +14,7 @@ from cuvee.recipe.keys import check_keys, check_parameter_name
 from cuvee.recipe.language import FILTER_KEYS, parse_value
 from cuvee.recipe.notes import Notes, shown
 from cuvee.recipe.references import read_reference
+from cuvee.recipe.renames import Rename, read_rename
 from cuvee.recipe.schema import ModuleRecipe, Parameters, SliceRecipe, SourceRecipe
 from cuvee.recipe.yaml_marks import Path
 from cuvee.tensors.reference import ModelRef
@@ -22,13 +23,14 @@ _FORMS = ("models", "slices", "modules")
 
 
 class Body:
-    """Reads the body of one recipe: what all its parts need to know, and the architectures met on the way."""
+    """Reads the body of one recipe: what all its parts need to know, and architectures and renames met on the way."""
 
     def __init__(self, spec: MethodSpec, base: ModelRef | None, notes: Notes) -> None:
         self.spec = spec
         self.base = base
         self.notes = notes
         self.architectures: dict[ModelRef, str] = {}
+        self.renames: dict[ModelRef, Rename] = {}
 
     def modules(self, data: Mapping[str, Any]) -> tuple[ModuleRecipe, ...]:
         """The modules of a whole recipe; one called `default` unless it names them."""
@@ -142,6 +144,10 @@ class Body:
                 raise self.notes.error(f"source {shown(data['model'])} has no layer_range", path, fix=fix)
             layers = layer_range(data["layer_range"], (*path, "layer_range"), self.notes)
         model = self.reference(data["model"], (*path, "model"))
+        rename = read_rename(data.get("rename"), (*path, "rename"), self.notes)
+        if rename and self.renames.setdefault(model, rename) != rename:
+            fix = "write the same rename wherever the model is listed, or write it once"
+            raise self.notes.error(f"{model} is renamed in two ways", (*path, "rename"), fix=fix)
         return SourceRecipe(model, layers, self.parameters(data, path, per_model=True), path)
 
     def reference(self, data: Any, path: Path) -> ModelRef:

@@ -38,6 +38,7 @@ class Checkpoint:
         weight_files: the files that hold `tensors`, by the name plans use (a URI) -> relative name.
         metadata: the safetensors metadata of the first shard.
         config_text: config.json as it is written, or None.
+        notes: what the views put on so far have to tell.
 
     """
 
@@ -48,6 +49,7 @@ class Checkpoint:
     weight_files: Mapping[str, str]
     metadata: Mapping[str, str]
     config_text: str | None
+    notes: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:

@@ -17,6 +17,7 @@ _TABLE: dict[str, tuple[str, int, str]] = {
     "BF16": ("bfloat16", 2, "bfloat16"),
     "F8_E4M3": ("float8_e4m3fn", 1, "float8_e4m3fn"),
     "F8_E5M2": ("float8_e5m2", 1, "float8_e5m2"),
+    "F8_E8M0": ("float8_e8m0fnu", 1, "float8_e8m0fnu"),  # powers of two: scales, never values
     "I64": ("int64", 8, "int64"),
     "I32": ("int32", 4, "int32"),
     "I16": ("int16", 2, "int16"),
@@ -29,7 +30,7 @@ _TABLE: dict[str, tuple[str, int, str]] = {
 }
 CODES = frozenset(_TABLE)
 # A wider float holds every value of the ones before it, except that F16 and BF16 only meet in F32.
-_FLOAT_WIDTH = {"F8_E4M3": 1, "F8_E5M2": 1, "F16": 2, "BF16": 2, "F32": 3, "F64": 4}
+_FLOAT_WIDTH = {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F16": 2, "BF16": 2, "F32": 3, "F64": 4}
 
 
 def itemsize(code: str) -> int:

@@ -136,14 +136,40 @@ class Joined:
                 position += width
 
 
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One value all over, known without reading a file."""
+
+    value: int
+    dtype: str
+    shape: tuple[int, ...]
+    kind: Literal["constant"] = "constant"
+
+    @property
+    def children(self) -> tuple[Source, ...]:
+        """None: this is a leaf."""
+        return ()
+
+    def extents(self, start: int, stop: int) -> Iterator[Extent]:  # noqa: ARG002 - every node has it
+        """None."""
+        return iter(())
+
+    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:  # noqa: ARG002
+        """Elements [start, stop) as a fresh array of `dtype`."""
+        return np.full(stop - start, self.value, dtype)
+
+
 # These modules need the names above, and `Source` when plans are read from JSON, so they come last.
 from cuvee.tensors.deltas import Hadamard, Kronecker, LowRank  # noqa: E402
+from cuvee.tensors.dequantised import Dequantised  # noqa: E402
+from cuvee.tensors.parts import Part, Reshaped  # noqa: E402
 from cuvee.tensors.rows import RowMean, Rows  # noqa: E402
 from cuvee.tensors.updates import Added, Renormed, RowsReplaced, Run, Scaled  # noqa: E402
 
-Source = Union[  # noqa: UP007
-    Stored, Joined, Rows, RowMean, LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run
-]
+Source = Union[  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
+    Stored, Joined, Constant, Rows, RowMean, Part, Reshaped, Dequantised,
+    LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run,
+]  # fmt: skip
 """Any node; `kind` tells them apart in JSON."""
 
 
@@ -170,8 +196,9 @@ def _is_source(value: object) -> bool:
 
 
 def is_verbatim(source: Source) -> bool:
-    """Whether a source's values are stored values, so that copying it rounds nothing."""
-    return isinstance(source, (Stored, Joined)) and all(map(is_verbatim, source.children))
+    """Whether copying a source is exact: its values are stored, or it rounds them to their dtype once by itself."""
+    kinds = (Stored, Joined, Constant, Part, Reshaped, Dequantised)
+    return isinstance(source, kinds) and all(map(is_verbatim, source.children))
 
 
 def grain_of(source: Source) -> int:

@@ -6,11 +6,19 @@ module's affair.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+from cuvee.errors import PlanError
 from cuvee.options import MergeOptions
 from cuvee.recipe.schema import Recipe
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
+from cuvee.views.dequantised import dequantised
+from cuvee.views.names import matched
 from cuvee.views.opener import Opener
+from cuvee.views.renamed import renamed
+from cuvee.views.tied import without_tied_copies
 
 
 def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
@@ -20,5 +28,45 @@ def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpo
         CuveeError: if one cannot be opened, or holds what this version cannot merge.
 
     """
-    opener = Opener(recipe.base_model, options)
-    return {ref: opener.open(ref) for ref in recipe.models()}
+    checkpoints = _open_checkpoints(recipe, options)
+    base = checkpoints[recipe.base_model or recipe.modules[0].slices[0].sources[0].model]
+    return {ref: matched(opened, base) for ref, opened in checkpoints.items()}
+
+
+def open_stored(ref: ModelRef, options: MergeOptions) -> Checkpoint:
+    """The checkpoint that a reference names, as it is stored: without any view but its adapters.
+
+    Raises:
+        CuveeError: if it cannot be opened.
+
+    """
+    return Opener(None, options).open(ref)
+
+
+def conversions() -> Path:
+    """Where state dicts lie that had to be rewritten before they could be read in ranges."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
+
+
+def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
+    """Every checkpoint with its adapters, which know its own names, and then under the names that the recipe gives."""
+    opener = Opener(recipe.base_model, options, _as_numbers)
+    opened: dict[ModelRef, Checkpoint] = {}
+    for ref in recipe.models():
+        seen = opener.open(ref)
+        try:
+            opened[ref] = renamed(seen, recipe.renames.get(ref, ()))
+        except PlanError as error:
+            raise error.at(_place_of_rename(recipe, ref, error.pattern)) from None
+    return opened
+
+
+def _as_numbers(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with all its tensors, each once, and none quantised."""
+    return dequantised(without_tied_copies(checkpoint))
+
+
+def _place_of_rename(recipe: Recipe, ref: ModelRef, pattern: str) -> str:
+    sources = [source for module in recipe.modules for slice_ in module.slices for source in slice_.sources]
+    listed = next(source for source in sources if source.model == ref)
+    return recipe.marks.where((*listed.path, "rename", pattern))

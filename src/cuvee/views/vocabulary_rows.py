@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cuvee.errors import VocabularyError
-from cuvee.layout.layout import tied_embedding
+from cuvee.layout.ties import tied_embedding
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.rowmaps import encode_map

@@ -153,18 +153,13 @@ def test_architectures_that_differ_are_refused_unless_allowed(models: Models) ->
         models.plan(linear("a", "m"))
     assert caught.value.found == "a: LlamaForCausalLM; m: MistralForCausalLM"
     assert models.plan(linear("a", "m"), allow_crimes=True).ops
+    for name, kind in (("p", "X"), ("q", "Y"), ("r", "Y")):
+        models.add(name, config={"architectures": [kind], "model_type": "m" if name != "r" else "n"})
+    assert models.plan(linear("p", "q")).ops  # one model under different heads
+    with pytest.raises(PlanError, match="different architectures"):
+        models.plan(linear("p", "r"))
     models.add("silent", config={})
     assert models.plan(linear("a", "silent")).ops
-
-
-def test_quantised_models_are_refused(models: Models) -> None:
-    models.add("q", config={"quantization_config": {"bits": 4}})
-    with pytest.raises(PlanError, match="q is quantised"):
-        models.plan(linear("a", "q"))
-    models.add("f8", llama(dtype=DTYPES["F8_E4M3"]))
-    with pytest.raises(PlanError, match="f8 is quantised") as caught:
-        models.plan(linear("a", "f8"))
-    assert caught.value.found == "tensor lm_head.weight"  # the first in the file
 
 
 def test_configs_get_their_number_of_layers(models: Models) -> None:

@@ -41,7 +41,7 @@ def test_nothing_to_change_changes_nothing() -> None:
         ),
         (
             '{"dtype": "x", "quantization_config": {"dtype": "int4"}, "other": {"dtype": "z"}}',
-            '{"dtype": "float32", "quantization_config": {"dtype": "int4"}, "other": {"dtype": "z"}}',
+            '{"dtype": "float32", "other": {"dtype": "z"}}',
         ),
     ],
 )
@@ -97,3 +97,17 @@ def test_transformers_reads_the_edited_config_of_a_model_of_parts(tmp_path: Path
     after = json.loads(path.read_text())
     assert after["text_config"].keys() == before["text_config"].keys()
     assert after["vision_config"]["hidden_size"] == before["vision_config"]["hidden_size"]
+
+
+def test_the_result_is_not_quantised() -> None:
+    before = '{"a": 1, "text_config": {"compression_config": {"x": 1}, "b": 2}, "quantization_config": {"d": "fp8"}}'
+    after = '{"a": 1, "text_config": {"b": 2}}'
+    assert merged_config_text(before, dtype=None, edits={}, vocab_size=None) == after
+
+
+def test_a_dtype_that_is_null_says_nothing() -> None:
+    """Parts that leave it to the whole model are left as they are."""
+    text = '{"torch_dtype": "float32", "attn_config": {"dtype": null}}'
+    assert merged_config_text(text, dtype="float32", edits={}, vocab_size=None) == text
+    alone = merged_config_text('{"torch_dtype": null}', dtype="float16", edits={}, vocab_size=None)
+    assert alone == '{"torch_dtype": "float16"}'

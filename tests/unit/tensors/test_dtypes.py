@@ -17,7 +17,7 @@ def test_every_code_has_its_numpy_dtype_and_size() -> None:
     for code, dtype in DTYPES.items():
         assert numpy_dtype(code) == dtype
         assert itemsize(code) == dtype.itemsize
-        assert is_float(code) == (code in FLOATS)
+        assert is_float(code) == (code in (*FLOATS, "F8_E8M0"))
         assert is_quantised(code) == code.startswith("F8")
 
 

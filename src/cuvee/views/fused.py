@@ -1,0 +1,139 @@
+"""Fused tensors taken apart and put together: a layout's tensors as atoms, the finest pieces that any layout stores.
+
+`qkv_proj` has three atoms, a stack of experts two or one for each expert, any other tensor one. Two layouts of the same
+model have the same atoms; what atoms of one become in the other is an expression over stored tensors. Which checkpoints
+meet, and how their prefixes differ, is not known here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cuvee.tensors.parts import part_of, reshape
+from cuvee.tensors.sources import Joined, Source
+from cuvee.views.spellings import COMPILED, FUSED, STACKED, UNKNOWN_ORDER
+
+_UNKNOWN = {re.compile(pattern): reason for pattern, reason in UNKNOWN_ORDER.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """One piece of a tensor.
+
+    Attributes:
+        name: what it is called where it is stored alone, in the spelling that stands for all.
+        tensor: the tensor it is a piece of, as its checkpoint names it.
+        index: which piece it is.
+        count: how many there are (for each expert).
+        expert: which expert of a stack it belongs to; None outside stacks.
+        equal: whether all pieces are as long.
+
+    """
+
+    name: str
+    tensor: str
+    index: int = 0
+    count: int = 1
+    expert: int | None = None
+    equal: bool = True
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all of its tensor."""
+        return self.count == 1 and self.expert is None
+
+
+def spelling(name: str) -> str:
+    """The name in the spelling that stands for all."""
+    parts = name.split(".")
+    template = ".".join("0" if part.isdecimal() else part for part in parts)
+    spelt = _spelling_of(template)
+    if spelt == template:
+        return name
+    numbers = iter([part for part in parts if part.isdecimal()])  # no spelling adds or drops a number
+    return ".".join(next(numbers) if part.isdecimal() else part for part in spelt.split("."))
+
+
+def atoms_of(tensor: str, shape: tuple[int, ...]) -> tuple[Atom, ...]:
+    """The atoms of a tensor, in the order they lie in it."""
+    name = spelling(tensor)
+    if why_unknown(tensor):
+        return (Atom(name, tensor),)
+    above, _, last = name.rpartition(".")
+    if above.endswith(".experts") and len(shape) == 3 and last in STACKED:
+        return tuple(
+            Atom(f"{above}.{expert}.{piece}.weight", tensor, index, len(STACKED[last]), expert)
+            for expert in range(shape[0])
+            for index, piece in enumerate(STACKED[last])
+        )
+    if last in ("in_proj_weight", "in_proj_bias"):  # as torch's MultiheadAttention names them
+        above, last = f"{above}.in_proj" if above else "in_proj", last.removeprefix("in_proj_")
+    elif above.endswith("in_proj"):
+        return (Atom(name, tensor),)
+    stem, dot, module = above.rpartition(".")
+    if module in FUSED and last in ("weight", "bias"):
+        pieces, equal = FUSED[module]
+        return tuple(
+            Atom(f"{stem}{dot}{piece}.{last}", tensor, index, len(pieces), None, equal)
+            for index, piece in enumerate(pieces)
+        )
+    return (Atom(name, tensor),)
+
+
+def why_unknown(name: str) -> str | None:
+    """Why a fused tensor cannot be taken apart; None if it is not such a tensor."""
+    return _why_unknown(".".join("0" if part.isdecimal() else part for part in name.split(".")))
+
+
+@lru_cache(maxsize=4096)
+def _spelling_of(template: str) -> str:
+    """The spelling of a name whose numbers are all 0: a model has many layers, and few different names in them."""
+    for pattern, replacement in COMPILED:
+        template = pattern.sub(replacement, template)
+    return template
+
+
+@lru_cache(maxsize=4096)
+def _why_unknown(template: str) -> str | None:
+    spelt = _spelling_of(template)
+    return next((reason for pattern, reason in _UNKNOWN.items() if pattern.search(spelt)), None)
+
+
+def cut(source: Source, atom: Atom, sizes: Sequence[int] | None) -> Source | None:
+    """The values of one atom of a tensor; None if it cannot be told where they are.
+
+    Args:
+        source: the tensor.
+        atom: the piece wanted.
+        sizes: lengths of the tensor's pieces along the first axis (the second of a stack), if they are known.
+
+    """
+    if atom.whole:
+        return source
+    if atom.expert is not None:
+        source = part_of(source, 0, atom.expert, atom.expert + 1)
+        source = reshape(source, source.shape[1:])
+    length = source.shape[0]
+    if atom.equal and length % atom.count == 0:
+        sizes = [length // atom.count] * atom.count
+    if sizes is None or sum(sizes) != length:
+        return None
+    begin = sum(sizes[: atom.index])
+    return part_of(source, 0, begin, begin + sizes[atom.index])
+
+
+def join(pieces: Sequence[Source], atoms: Sequence[Atom], shape: tuple[int, ...]) -> Source | None:
+    """The tensor of `shape` that consists of `pieces`, in the order of its `atoms`; None if they do not make it up."""
+    if atoms[0].whole:
+        return pieces[0] if pieces[0].shape == shape else None
+    if atoms[0].expert is None:
+        whole: Source = Joined(tuple(pieces), 0)
+        fits = all(piece.shape[1:] == shape[1:] for piece in pieces) and whole.shape == shape
+        return whole if fits else None
+    each = (shape[1] // atoms[0].count, *shape[2:])
+    if any(piece.shape != each for piece in pieces):
+        return None
+    return reshape(Joined(tuple(pieces), 0), shape)
