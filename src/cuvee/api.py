@@ -40,6 +40,9 @@ from cuvee.recipe.schema import Recipe
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.opener import Opener
 from cuvee.views.opening import conversions, open_inputs, open_stored
+from cuvee.views.vocabulary import with_one_vocabulary
+from cuvee.views.vocabulary_report import VocabularyReport
+from cuvee.views.vocabulary_report import compare_vocabularies as side_by_side
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 _OUR_FILES = {"config.json", "mergekit_config.yml"}
@@ -86,7 +89,7 @@ class MergeReport:
 def plan(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Plan:
     """The plan of a merge: every output tensor with its sources, method, parameters, file and offset.
 
-    Reads headers and configs only; of Hub models nothing else is downloaded.
+    Reads headers, configs and tokenizers; of Hub models nothing else is downloaded.
 
     Args:
         recipe: a path, YAML text, a mapping or a loaded `Recipe`.
@@ -287,8 +290,20 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
         allow_crimes=options.allow_crimes,
         version=cuvee.__version__,
     )
-    warnings = (*warnings, *_without_effect(loaded, options))
-    return Opened(loaded, checkpoints, build_plan(loaded, checkpoints, settings, warnings))
+    vocabulary = with_one_vocabulary(loaded, checkpoints, options)
+    warnings = (*warnings, *_without_effect(loaded), *vocabulary.warnings)
+    plan = build_plan(loaded, vocabulary.checkpoints, settings, warnings)
+    return Opened(loaded, vocabulary.checkpoints, plan, vocabulary.output)
+
+
+def compare_vocabularies(first: str, second: str, options: MergeOptions = _DEFAULTS) -> VocabularyReport:
+    """The vocabularies of two models (paths or Hub ids) side by side, and how they differ.
+
+    Raises:
+        CuveeError: if one cannot be reached, or has no tokenizer.
+
+    """
+    return side_by_side(first, second, options)
 
 
 def adapter_facts(reference: str, options: MergeOptions = _DEFAULTS) -> AdapterFacts:
@@ -318,13 +333,11 @@ def cost(plan: Plan, out: str | Path, options: MergeOptions = _DEFAULTS) -> Cost
     return estimate(plan, Path(out), threads=settings.worker_threads, block_elements=NumpyBackend.block_elements)
 
 
-def _without_effect(recipe: Recipe, options: MergeOptions) -> list[str]:
+def _without_effect(recipe: Recipe) -> list[str]:
     """What was asked for and changes nothing: said, not passed over."""
     said = []
     if any(slice_.residual_weight is not None for module in recipe.modules for slice_ in module.slices):
         said.append(f"{recipe.file}: residual_weight has no effect (nor has it in mergekit)")
-    if options.unsafe_truncate_embeddings:
-        said.append("--unsafe-truncate-embeddings has no effect yet: vocabularies of different sizes are refused")
     return said
 
 
@@ -368,7 +381,13 @@ def _usable_output(out: Path, *, overwrite: bool) -> Path:
 def _check_publishable(opened: Opened, options: MergeOptions) -> None:
     """Raises now what would otherwise stop the merge only after its weights are written."""
     base = list(opened.checkpoints.values())[opened.plan.base]
-    choose_side_files(base.location, copy_tokenizer=options.copy_tokenizer, trust_remote_code=options.trust_remote_code)
+    tokenizer = opened.vocabulary.tokenizer
+    choose_side_files(
+        base.location,
+        tokenizer_from=tokenizer.start.location if tokenizer else None,
+        copy_tokenizer=options.copy_tokenizer,
+        trust_remote_code=options.trust_remote_code,
+    )
     if not options.safe_serialization:
         require_torch()
 

@@ -63,7 +63,9 @@ class MergeOptions:
     transformers_cache: str | None = option(None, "Folder for downloaded models.", metavar="PATH")
     lora_merge_cache: str | None = option(None, "Accepted; without effect.", metavar="PATH", legacy=True)
     lora_merge_dtype: str | None = option(None, "Accepted; without effect.", metavar="DTYPE", legacy=True)
-    unsafe_truncate_embeddings: bool = option(False, "Not there yet: such models are refused.", legacy=True)
+    unsafe_truncate_embeddings: bool = option(
+        False, "Cut embeddings of different lengths to the shortest, whatever their tokens mean."
+    )
     gpu_rich: bool = option(False, "Short for --cuda --multi-gpu.", legacy=True)
     low_cpu_memory: bool = option(False, "Accepted; memory is always low.", legacy=True)
     read_to_gpu: bool = option(False, "Accepted; without effect.", legacy=True)

@@ -223,14 +223,6 @@ def test_options_without_effect_are_named_once(
     assert all(note.count(option) == 1 for option in WITHOUT_EFFECT)
 
 
-def test_truncating_embeddings_is_not_ignored_in_silence(
-    ready: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What the option asks for is not done yet: then it must say so, or refuse."""
-    _, errors = run_mergekit(monkeypatch, capsys, "recipe.yml", "out", "--unsafe-truncate-embeddings")
-    assert "--unsafe-truncate-embeddings" in errors
-
-
 def test_console_scripts() -> None:
     scripts = {script.name: script.value for script in entry_points(group="console_scripts") if "cuvee" in script.value}
     assert scripts["cuvee"] == "cuvee.cli:main"

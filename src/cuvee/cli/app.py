@@ -20,6 +20,7 @@ Examples:
   cuvee check out                whether the result is complete, finite and loads
   cuvee layout path/to/model     what a checkpoint holds
   cuvee methods ties             what a method does and its parameters
+  cuvee vocab first second       how two models' tokenizers differ
 """
 
 
@@ -143,6 +144,28 @@ def methods(name: str | None, as_json: bool) -> None:
         show.method(specs[0])
     else:
         show.methods(specs)
+
+
+@app.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, every token that differs included.")
+@click.option("--transformers-cache", metavar="PATH", help="Folder for downloaded models.")
+def vocab(first: str, second: str, as_json: bool, transformers_cache: str | None) -> None:
+    """Compare the vocabularies of the models FIRST and SECOND.
+
+    Sizes, overlap, what differs, special tokens and chat templates, side by side.
+    """
+    from cuvee import api
+    from cuvee.cli import vocabulary
+
+    report = api.compare_vocabularies(first, second, MergeOptions(transformers_cache=transformers_cache))
+    if as_json:
+        click.echo(vocabulary.report_json(report))
+        return
+    from rich.console import Console
+
+    vocabulary.report(report, Console())
 
 
 @app.command()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from cuvee.errors import CheckpointError, PlanError
+from cuvee.errors import CheckpointError, PlanError, VocabularyError
 from cuvee.layout.configs import ties_embeddings
 from cuvee.layout.edits import layer_edits
 from cuvee.layout.layout import layout_of
@@ -24,6 +24,8 @@ from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, name_of, promote
 from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.sources import Constant, Source, is_verbatim, spelled
+from cuvee.views.vocabulary_sizes import axes_of, sizes_differ
+from cuvee.vocab.output import OutputVocabulary
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Opened:
     recipe: Recipe
     checkpoints: Mapping[ModelRef, Checkpoint]
     plan: Plan
+    vocabulary: OutputVocabulary = field(default_factory=OutputVocabulary)
 
 
 def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings, warnings: Sequence[str] = ()) -> Plan:
@@ -60,6 +63,7 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
     builder = _Builder(recipe, spec, checkpoints, models)
     drafts = [builder.op(wanted) for wanted in planned.tensors]
     base = home_of(recipe)
+    _check_one_vocabulary(drafts, checkpoints[base])
     described = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in checkpoints.values())
     metadata = {
         "format": "pt",
@@ -135,7 +139,7 @@ class _Builder:
         indices = tuple(self.models[ref] for ref in refs)
         if self.copied(wanted) is not None:
             return _op(wanted.name, stored, indices, stored[0].dtype)
-        _check_shapes(wanted.name, stored, [self.checkpoints[ref].name for ref in refs])
+        _check_shapes(wanted.name, stored, [self.checkpoints[ref] for ref in refs])
         dtypes = tuple(piece.dtype for piece in stored)
         if wanted.number is not None and not is_float(dtypes[0]) and stored[0].shape in ((), (1,)):
             number = Constant(wanted.number, dtypes[0], stored[0].shape)
@@ -208,18 +212,32 @@ def _op(
     return TensorOp(name, stored[0].shape, dtype, 0, 0, tuple(stored), models, has_base, method, parameters or {})
 
 
-def _check_shapes(tensor: str, stored: Sequence[Source], names: Sequence[str]) -> None:
-    if len({piece.shape for piece in stored}) > 1:
-        other = next(i for i, piece in enumerate(stored) if piece.shape != stored[0].shape)
-        vocabulary = "embed" in tensor or "lm_head" in tensor or "wte" in tensor
+def _check_shapes(tensor: str, stored: Sequence[Source], checkpoints: Sequence[Checkpoint]) -> None:
+    shapes = [piece.shape for piece in stored]
+    if len(set(shapes)) > 1:
+        axis = next((axes[tensor] for c in checkpoints if tensor in (axes := axes_of(c))), None)
+        if axis is not None and len({(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}) == 1:
+            raise sizes_differ(tensor, checkpoints, shapes)
+        other = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
         raise PlanError(
             f"tensor {tensor!r} has different shapes",
-            expected=f"{list(stored[0].shape)} as in {names[0]}",
-            found=f"{list(stored[other].shape)} in {names[other]}",
-            fix="the vocabularies differ in size: models must share a tokenizer"
-            if vocabulary
-            else "merge models of one size",
+            expected=f"{list(shapes[0])} as in {checkpoints[0].name}",
+            found=f"{list(shapes[other])} in {checkpoints[other].name}",
+            fix="merge models of one size",
             tensor=tensor,
+        )
+
+
+def _check_one_vocabulary(ops: Sequence[TensorOp], base: Checkpoint) -> None:
+    """Slices may take the embedding from one model and the head from another: they must be of one length."""
+    axes = axes_of(base)
+    lengths = {op.shape[axis]: op.name for op in ops if (axis := axes.get(op.name)) is not None}
+    if len(lengths) > 1:
+        raise VocabularyError(
+            "the output's embedding and head would differ in length, because they come from different models",
+            found="; ".join(f"{name!r} has {length} rows" for length, name in lengths.items()),
+            fix="add `tokenizer: {source: base}` to the recipe to give all models one vocabulary",
+            tensor=next(iter(lengths.values())),
         )
 
 

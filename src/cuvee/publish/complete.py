@@ -13,6 +13,7 @@ from cuvee.publish.card import CardInput, model_card
 from cuvee.publish.config import merged_config_text
 from cuvee.publish.publish import publish
 from cuvee.publish.pytorch import to_pytorch
+from cuvee.publish.tokenizer import tokenizer_files
 from cuvee.tensors import disk
 from cuvee.tensors.dtypes import name_of
 
@@ -28,24 +29,28 @@ def complete(
     dtype = name_of(written) if written else None
     if plan.shards[0].name != "model.safetensors":
         disk.write_file(partial / "model.safetensors.index.json", _index(plan))
+    tokenizer = tokenizer_files(opened.vocabulary, base)
     config = None
     if base.config_text is not None:
         edits = {tuple(key.split(".")): value for key, value in plan.config_edits.items()}
-        config = merged_config_text(base.config_text, dtype=dtype, edits=edits, vocab_size=None)
+        edits.update(tokenizer.config_edits)
+        config = merged_config_text(base.config_text, dtype=dtype, edits=edits, vocab_size=opened.vocabulary.rows)
     card = _card(opened, title, dtype, options) if options.write_model_card else None
     published = publish(
         partial,
         base=base,
-        tokenizer_from=None,
+        tokenizer_from=tokenizer.home,
+        texts=tokenizer.texts,
         config_text=config,
         card=card,
         recipe_text=recipe.text if options.write_model_card else None,
-        copy_tokenizer=options.copy_tokenizer,
+        copy_tokenizer=options.copy_tokenizer or opened.vocabulary.tokenizer is not None,
         trust_remote_code=options.trust_remote_code,
     )
     if not options.safe_serialization:
         to_pytorch(partial)
-    return tuple(sorted(path.name for path in partial.iterdir())), published.warnings
+    names = tuple(sorted(path.name for path in partial.iterdir()))
+    return names, (*tokenizer.warnings, *published.warnings)
 
 
 def _index(plan: Plan) -> bytes:

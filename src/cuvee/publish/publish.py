@@ -5,12 +5,14 @@ It takes finished texts and writes them; what they say and how weights are writt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cuvee.publish.side_files import choose_side_files, copy_side_files
 from cuvee.tensors import disk
 from cuvee.tensors.checkpoint import Checkpoint
+from cuvee.tensors.location import Location
 
 CONFIG = "config.json"
 CARD = "README.md"
@@ -29,7 +31,8 @@ def publish(
     out: Path,
     *,
     base: Checkpoint,
-    tokenizer_from: Checkpoint | None = None,
+    tokenizer_from: Location | None = None,
+    texts: Mapping[str, str | None] | None = None,
     config_text: str | None,
     card: str | None,
     recipe_text: str | None,
@@ -41,7 +44,8 @@ def publish(
     Args:
         out: the directory that holds the weights.
         base: whose side files go along.
-        tokenizer_from: whose tokenizer files go along instead of the base's.
+        tokenizer_from: where tokenizer files come from instead of the base.
+        texts: files that are written instead of being copied; one of None is left out.
         config_text: the merged model's config.json; None writes none.
         card: README.md; None writes none.
         recipe_text: mergekit_config.yml, the recipe as the user wrote it; None writes none.
@@ -54,12 +58,14 @@ def publish(
     """
     chosen = choose_side_files(
         base.location,
-        tokenizer_from=tokenizer_from.location if tokenizer_from else None,
+        tokenizer_from=tokenizer_from,
         copy_tokenizer=copy_tokenizer,
         trust_remote_code=trust_remote_code,
     )
-    written = list(copy_side_files(chosen, out))
-    for name, text in ((CARD, card), (RECIPE, recipe_text), (CONFIG, config_text)):
+    texts = texts or {}
+    copied = {name: home for name, home in chosen.sources.items() if name not in texts}
+    written = list(copy_side_files(replace(chosen, sources=copied), out))
+    for name, text in (*texts.items(), (CARD, card), (RECIPE, recipe_text), (CONFIG, config_text)):
         if text is not None:
             disk.write_file(out / name, text.encode())
             written.append(name)

@@ -9,7 +9,7 @@ import ctypes
 import errno
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,6 +67,21 @@ def read_into(descriptor: int, buffer: memoryview, offset: int, name: str) -> No
             done += count
     except OSError as error:
         raise CheckpointError(f"cannot read {name}: {error.strerror}", file=name, errno=error.errno) from error
+
+
+def gather(
+    descriptor: int, buffer: memoryview, offset: int, width: int, runs: Iterable[tuple[int, int, int]], name: str
+) -> None:
+    """Fills `buffer` with runs of rows of `width` bytes of the table at `offset`: (place, first row, rows) each."""
+    read = getattr(os, "preadv", None)
+    for place, first, count in runs:
+        part = buffer[place * width : (place + count) * width]
+        try:  # thousands of short reads: nothing but the call itself on the way
+            done = read(descriptor, (part,), offset + first * width) if read else 0
+        except OSError:
+            done = 0
+        if done != count * width:
+            read_into(descriptor, part, offset + first * width, name)
 
 
 def write_at(descriptor: int, data: memoryview, offset: int, path: Path) -> None:

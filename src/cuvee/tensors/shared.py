@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cuvee.tensors.rowmaps import Index
 from cuvee.tensors.sources import Reader, Source, Stored
 from cuvee.tensors.updates import Added
 
@@ -72,6 +73,10 @@ class SharedReader:
     def read_into(self, file: str, offset: int, target: memoryview) -> None:
         """Fills `target`."""
         self._reader.read_into(file, offset, target)
+
+    def gather(self, file: str, offset: int, width: int, rows: Index) -> Array:
+        """Those rows of a table at `offset`, `width` bytes each."""
+        return self._reader.gather(file, offset, width, rows)
 
 
 def change_of(source: Source, base: Source) -> Source | None:

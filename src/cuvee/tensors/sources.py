@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, Union
 import numpy as np
 
 from cuvee.tensors.dtypes import itemsize, numpy_dtype, promote
+from cuvee.tensors.rowmaps import Index
 
 
 class Reader(Protocol):
@@ -26,6 +27,10 @@ class Reader(Protocol):
 
     def read_into(self, file: str, offset: int, target: memoryview) -> None:
         """Fills `target`."""
+        ...
+
+    def gather(self, file: str, offset: int, width: int, rows: Index) -> np.ndarray[Any, Any]:
+        """Those rows of a table at `offset`, `width` bytes each, one after another as `read` gives them."""
         ...
 
     def values(self, source: Source, start: int, stop: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -158,10 +163,11 @@ class Constant:
 from cuvee.tensors.deltas import Hadamard, Kronecker, LowRank  # noqa: E402
 from cuvee.tensors.dequantised import Dequantised  # noqa: E402
 from cuvee.tensors.parts import Part, Reshaped  # noqa: E402
+from cuvee.tensors.rows import RowMean, Rows  # noqa: E402
 from cuvee.tensors.updates import Added, Renormed, RowsReplaced, Run, Scaled  # noqa: E402
 
 Source = Union[  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
-    Stored, Joined, Constant, Part, Reshaped, Dequantised,
+    Stored, Joined, Constant, Rows, RowMean, Part, Reshaped, Dequantised,
     LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run,
 ]  # fmt: skip
 """Any node; `kind` tells them apart in JSON."""

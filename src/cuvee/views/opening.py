@@ -7,7 +7,6 @@ module's affair.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from cuvee.errors import PlanError
@@ -31,9 +30,7 @@ def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpo
     """
     checkpoints = _open_checkpoints(recipe, options)
     base = checkpoints[recipe.base_model or recipe.modules[0].slices[0].sources[0].model]
-    checkpoints = {ref: matched(opened, base) for ref, opened in checkpoints.items()}
-    _refuse_what_is_not_built(recipe, checkpoints.values())
-    return checkpoints
+    return {ref: matched(opened, base) for ref, opened in checkpoints.items()}
 
 
 def open_stored(ref: ModelRef, options: MergeOptions) -> Checkpoint:
@@ -73,34 +70,3 @@ def _place_of_rename(recipe: Recipe, ref: ModelRef, pattern: str) -> str:
     sources = [source for module in recipe.modules for slice_ in module.slices for source in slice_.sources]
     listed = next(source for source in sources if source.model == ref)
     return recipe.marks.where((*listed.path, "rename", pattern))
-
-
-def _refuse_what_is_not_built(recipe: Recipe, checkpoints: Iterable[Checkpoint]) -> None:
-    """Vocabulary settings change nothing where every model has the very same tokenizer; else they are refused."""
-    if recipe.chat_template and recipe.chat_template != "auto":
-        raise PlanError("this version of Cuvee does not set chat templates yet", fix="remove chat_template")
-    wanted = recipe.tokenizer if recipe.tokenizer is not None else recipe.tokenizer_source
-    if wanted is None:
-        return
-    tokenizers = {
-        tuple((name, c.location.read(name, 0, size)) for name, size in c.files.items() if name in _TOKENIZERS)
-        for c in checkpoints
-    }
-    tokens = recipe.tokenizer is not None and set(recipe.tokenizer) - {"source"}
-    if len(tokenizers) > 1 or tokens:
-        raise PlanError(
-            "this version of Cuvee does not map vocabularies onto each other yet",
-            found="tokenizer settings for single tokens or padding" if tokens else "models with different tokenizers",
-            fix="merge models that share a tokenizer, and leave the tokenizer settings out",
-        )
-
-
-_TOKENIZERS = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "tekken.json",
-)

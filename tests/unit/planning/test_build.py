@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cuvee.errors import CheckpointError, CuveeError, PlanError
+from cuvee.errors import CheckpointError, CuveeError, PlanError, VocabularyError
 from cuvee.tensors.sources import stored_pieces
 from support.checkpoints import DTYPES
 from unit.planning.plans import Models, linear, llama, stack
@@ -135,11 +135,11 @@ def _sources(plan: Any, models: Models) -> list[str]:
 
 def test_shapes_that_differ_are_refused_with_both_models(models: Models) -> None:
     models.add("wide", llama(width=5))
-    with pytest.raises(PlanError, match=r"'lm_head.weight' has different shapes") as caught:
+    with pytest.raises(VocabularyError, match=r"'lm_head.weight' has different shapes") as refused:
         models.plan(linear("a", "wide"))
-    assert caught.value.expected == "[4, 3] as in a"
-    assert caught.value.found == "[5, 3] in wide"
-    assert "tokenizer" in (caught.value.fix or "")
+    assert refused.value.expected == "[4, 3] as in a"
+    assert refused.value.found == "[5, 3] in wide"
+    assert "tokenizer: {source: base}" in (refused.value.fix or "")
     narrow = llama() | {"model.norm.weight": np.ones(7, np.float32)}
     models.add("narrow", narrow)
     with pytest.raises(PlanError, match=r"'model.norm.weight'") as caught:

@@ -55,7 +55,7 @@ def test_the_tokenizer_comes_from_another_checkpoint(tmp_path: Path) -> None:
     base = model_directory(tmp_path / "base")
     other = model_directory(tmp_path / "other", ("<unk>", "blend", "white", "red"))
     out = tmp_path / "out"
-    publish(out, base=base, tokenizer_from=other, config_text=base.config_text, card=None, recipe_text=None)
+    publish(out, base=base, tokenizer_from=other.location, config_text=base.config_text, card=None, recipe_text=None)
     assert AutoTokenizer.from_pretrained(out)("red white")["input_ids"] == [3, 2]
 
 

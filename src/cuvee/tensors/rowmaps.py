@@ -1,0 +1,57 @@
+"""Row maps: for every row of an output, which row of a table it takes, as text compact enough for a plan.
+
+A map of 150 000 tokens is mostly runs that count upwards, so its differences compress to a few kilobytes. What rows
+mean is not known here.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+Index = np.ndarray[Any, np.dtype[np.int32]]
+ABSENT = -1
+"""In a map: this table gives nothing to this row."""
+SEVERAL = -2
+"""In what `givers` tells: more than one table gives to this row."""
+
+
+def encode_map(index: Index) -> str:
+    """The map as text, the same text for the same map on every machine."""
+    steps = np.diff(index.astype("<i4"), prepend=np.int32(0)).astype("<i4")
+    return base64.b85encode(zlib.compress(steps.tobytes(), 6)).decode()
+
+
+@lru_cache(maxsize=64)
+def decode_map(text: str) -> Index:
+    """The map that `encode_map` wrote; shared, so it cannot be written to."""
+    steps = np.frombuffer(zlib.decompress(base64.b85decode(text)), "<i4")
+    index = np.cumsum(steps, dtype=np.int32)
+    index.flags.writeable = False
+    return index
+
+
+@lru_cache(maxsize=16)
+def givers(texts: tuple[str, ...]) -> tuple[np.ndarray[Any, Any], Index]:
+    """For maps of several tables: which table gives to each row (or `ABSENT`, or `SEVERAL`), and which of its rows."""
+    maps = [decode_map(text) for text in texts]
+    table = np.full(maps[0].size, ABSENT, np.int16)
+    row = np.zeros(maps[0].size, np.int32)
+    for number, index in enumerate(maps):
+        has = index >= 0
+        table[has] = np.where(table[has] == ABSENT, number, SEVERAL)
+        row[has] = index[has]
+    return table, row
+
+
+def runs(index: Index) -> list[tuple[int, int, int]]:
+    """(position, first row, rows) for every stretch of a map in which rows count upwards by one."""
+    if index.size == 0:
+        return []
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(index) != 1) + 1))
+    lengths = np.diff(starts, append=index.size)
+    return list(zip(starts.tolist(), index[starts].tolist(), lengths.tolist(), strict=True))

@@ -1,0 +1,115 @@
+"""Merges without tokenizer settings: what is said about vocabularies that differ, and embeddings cut to one length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from cuvee.errors import VocabularyError
+from cuvee.layout.vocabulary import vocabulary_axes
+from cuvee.tensors.checkpoint import Checkpoint
+from cuvee.tensors.reference import ModelRef
+from cuvee.tensors.rowmaps import encode_map
+from cuvee.tensors.rows import Rows
+from cuvee.vocab.compare import compare
+from cuvee.vocab.output import OutputVocabulary, unchanged
+from cuvee.vocab.tokenizer import FAST, Tokenizer, read_tokenizer
+
+Checkpoints = Mapping[ModelRef, Checkpoint]
+
+
+def axes_of(checkpoint: Checkpoint) -> dict[str, int]:
+    """The checkpoint's vocabulary tensors, each with the axis that rows lie along."""
+    return vocabulary_axes({name: s.shape for name, s in checkpoint.tensors.items()}, checkpoint.config)
+
+
+def rows_of(checkpoint: Checkpoint, axes: Mapping[str, int]) -> int:
+    """The rows that all vocabulary tensors of a checkpoint have."""
+    return min(checkpoint.tensors[name].shape[axis] for name, axis in axes.items())
+
+
+def truncated(checkpoints: Checkpoints, *, first: ModelRef) -> tuple[Checkpoints, OutputVocabulary, tuple[str, ...]]:
+    """The checkpoints with embeddings and heads cut to the length of the shortest, and what to say about it."""
+    axes = {ref: found for ref, checkpoint in checkpoints.items() if (found := axes_of(checkpoint))}
+    lengths = {ref: rows_of(checkpoints[ref], found) for ref, found in axes.items()}
+    if len(set(lengths.values())) <= 1:
+        return checkpoints, OutputVocabulary(), content_warnings(checkpoints)
+    rows = min(lengths.values())
+    whole = encode_map(np.arange(rows, dtype=np.int32))
+    views = dict(checkpoints)
+    for ref, found in axes.items():
+        checkpoint = checkpoints[ref]
+        cut = {name: Rows((checkpoint.tensors[name],), (whole,), rows, axis) for name, axis in found.items()}
+        views[ref] = replace(checkpoint, tensors={**checkpoint.tensors, **cut}) if lengths[ref] > rows else checkpoint
+    cut_models = ", ".join(f"{checkpoints[ref].name} ({n})" for ref, n in lengths.items() if n > rows)
+    warnings = [f"embeddings were cut to {rows} rows, whatever their tokens mean: {cut_models}"]
+    tokenizer = _tokenizer(checkpoints[first])
+    output = unchanged(tokenizer, rows) if tokenizer else None
+    if output and output.dropped:
+        warnings.append(f"{len(output.dropped)} tokens of {output.start.name} were left out with their rows")
+    return views, OutputVocabulary(output, rows), tuple(warnings)
+
+
+def content_warnings(checkpoints: Checkpoints) -> tuple[str, ...]:
+    """A line for each model with as many rows as the first but other tokens."""
+    models = [(c, rows_of(c, axes)) for c in checkpoints.values() if (axes := axes_of(c))]
+    if len(models) < 2:
+        return ()
+    (first, rows), *others = models
+    said: list[str] = []
+    differing = [other for other, length in others if length == rows and not _same_bytes(first, other)]
+    ours = _tokenizer(first) if differing else None
+    for other in differing:
+        theirs = _tokenizer(other)
+        found = compare(ours.ids, theirs.ids) if ours and theirs else None
+        if found and not found.equal:
+            count = len(found.moved) + max(len(found.only_first), len(found.only_second))
+            said.append(
+                f"the vocabularies of {first.name} and {other.name} are of one size but differ in {count} tokens: "
+                f"{found.words(first.name, other.name)}; rows are merged by number, which is wrong for these tokens; "
+                "`tokenizer: {source: base}` or `{source: union}` merges them by token"
+            )
+    return tuple(said)
+
+
+def sizes_differ(tensor: str, checkpoints: Sequence[Checkpoint], shapes: Sequence[tuple[int, ...]]) -> VocabularyError:
+    """The refusal of vocabulary tensors of different lengths, saying which tokens differ and which setting helps."""
+    first = checkpoints[0]
+    number = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
+    other = checkpoints[number]
+    ours, theirs = _tokenizer(first), _tokenizer(other)
+    found = f"{list(shapes[number])} in {other.name}"
+    if ours and theirs:
+        difference = compare(ours.ids, theirs.ids)
+        found += f"; {difference.words(first.name, other.name)}"
+        if difference.equal:
+            found += ", so the rows beyond them are padding"
+    return VocabularyError(
+        f"the vocabularies differ in size: tensor {tensor!r} has different shapes",
+        expected=f"{list(shapes[0])} as in {first.name}",
+        found=found,
+        fix="add `tokenizer: {source: base}` to the recipe to keep the base's tokens, or `{source: union}` to have "
+        "those of all models; --unsafe-truncate-embeddings cuts all to the shortest",
+        tensor=tensor,
+    )
+
+
+def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """The tokenizer, where it can be read as it lies: what is only said in a message is worth no conversion."""
+    if FAST not in checkpoint.files:
+        return None
+    try:
+        return read_tokenizer(checkpoint.location, checkpoint.name, checkpoint.files)
+    except VocabularyError:  # a merge by number needs no tokenizer, so a broken one is not its affair
+        return None
+
+
+def _same_bytes(first: Checkpoint, second: Checkpoint) -> bool:
+    names = [name for name in ("tokenizer.json", "added_tokens.json") if name in {**first.files, **second.files}]
+    return all(
+        first.files.get(name) == second.files.get(name)
+        and first.location.read(name, 0, first.files[name]) == second.location.read(name, 0, second.files[name])
+        for name in names
+    )

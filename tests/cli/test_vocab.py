@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from support.vocabularies import WINE, save_model, save_tokenizer, tokenizer
+
+
+def test_two_vocabularies_side_by_side(cuvee: Any, here: Path) -> None:
+    a = tokenizer("byte-level BPE", WINE, 300, ["<|a|>", "<|s|>"])
+    b = tokenizer("byte-level BPE", WINE, 300, ["<|s|>", "<|b|>"])
+    size = a.get_vocab_size()
+    save_model(here / "a", a, seed=1, rows=size + 6, eos_token="<|s|>", chat_template="{{ 1 }}")
+    save_tokenizer(here / "b", b, eos_token="<|b|>")
+    shown = cuvee("vocab", "a", "b")
+    assert shown.code == 0
+    lines = [" ".join(line.split()) for line in shown.out.splitlines()]
+    for line in (
+        "tokenizer byte-level BPE byte-level BPE",
+        f"tokens {size} {size}",
+        "of them added 2 2",
+        f"highest id {size - 1} {size - 1}",
+        f"embedding rows {size + 6} -",
+        f"vocab_size in config {size + 6} -",
+        f"eos_token '<|s|>' {size - 1} '<|b|>' {size - 1}",
+        "chat template {{ 1 }} (7 characters) -",
+        f"shared tokens {size - 1}",
+        "of them with another id 1",
+        f"'<|s|>' {size - 1} / {size - 2}",
+        "only in a: 1",
+        "'<|a|>'",
+        "only in b: 1",
+        "'<|b|>'",
+    ):
+        assert line in lines, shown.out
+    told = json.loads(cuvee("vocab", "a", "b", "--json").out)
+    assert told["comparison"]["only_first"] == ["<|a|>"]
+    assert told["comparison"]["moved"] == [["<|s|>", size - 1, size - 2]]
+    assert told["first"]["rows"] == size + 6
+
+
+def test_equal_vocabularies_need_no_setting(cuvee: Any, here: Path) -> None:
+    made = tokenizer("WordPiece", WINE, 60)
+    for name in "ab":
+        save_model(here / name, made, seed=1)
+    assert "merge without a tokenizer setting" in cuvee("vocab", "a", "b").out
+
+
+def test_a_model_without_a_tokenizer_is_refused(cuvee: Any, here: Path) -> None:
+    (here / "a").mkdir()
+    done = cuvee("vocab", "a", "a")
+    assert done.code == 2
+    assert "a has no tokenizer" in done.err
