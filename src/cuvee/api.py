@@ -6,18 +6,20 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cuvee
 from cuvee.engine.devices import NumpyBackend, backends_for
-from cuvee.engine.execute import EngineSettings, execute
-from cuvee.engine.fetch import fetch
+from cuvee.engine.execute import MAX_THREADS, EngineSettings, execute
+from cuvee.engine.fetch import fetch, local_files
+from cuvee.engine.probe import probe as measure
 from cuvee.errors import OutputError
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
+from cuvee.planning.machine import Machine, parse_machine
 from cuvee.planning.ops import Plan
 from cuvee.progress import Progress, Silent
 from cuvee.publish.complete import complete
@@ -143,10 +145,39 @@ def engine_settings(options: MergeOptions) -> EngineSettings:
     )
 
 
-def cost(plan: Plan, out: str | Path, options: MergeOptions = _DEFAULTS) -> Cost:
-    """What running `plan` will take: bytes, memory, disk and time."""
+def cost(
+    opened: Opened,
+    out: str | Path,
+    options: MergeOptions = _DEFAULTS,
+    *,
+    machine: str | None = None,
+    probe: bool = True,
+) -> Cost:
+    """What running a plan will take: bytes, memory, disk and time.
+
+    Args:
+        opened: the plan and its checkpoints.
+        out: where it will go.
+        options: how it will run.
+        machine: what to assume of another machine, like `read=3GB/s,write=1GB/s,cores=64,nodes=8`.
+        probe: measure this machine first, for about two seconds.
+
+    Raises:
+        CuveeError: if `machine` says nothing that can be meant.
+
+    """
     settings = engine_settings(options)
-    return estimate(plan, Path(out), threads=settings.worker_threads, block_elements=NumpyBackend.block_elements)
+    told = parse_machine(machine) if machine else {}
+    here = Machine(cores=settings.worker_threads * settings.processes)
+    if probe and settings.devices == "cpu":
+        here = measure(opened.plan, Path(out), settings, local_files(opened.checkpoints.values()))
+    return estimate(
+        opened.plan,
+        Path(out),
+        machine=replace(here, **told),
+        processes=-(-int(told["cores"]) // MAX_THREADS) if "cores" in told else settings.processes,
+        block_elements=NumpyBackend.block_elements,
+    )
 
 
 def _without_effect(recipe: Recipe, options: MergeOptions) -> list[str]:

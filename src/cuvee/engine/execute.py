@@ -26,7 +26,8 @@ from cuvee.progress import Progress
 from cuvee.tensors.reader import FileReader
 
 _WIDE_BLOCKS_A_THREAD = 16  # an op of more blocks than this is shared by all threads
-_MAX_THREADS = 8
+MAX_THREADS = 8
+"""Threads of one process: beyond that the interpreter's lock costs more than another thread brings."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class EngineSettings:
     def worker_threads(self) -> int:
         """Threads of each process."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        total = self.threads or min(cores, _MAX_THREADS * self.processes)
+        total = self.threads or min(cores, MAX_THREADS * self.processes)
         return max(total // self.processes, 1)
 
 

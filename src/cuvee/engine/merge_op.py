@@ -63,6 +63,11 @@ def blocks_in(op: TensorOp, block_elements: int) -> int:
     return 1 if op.method is None else len(ranges(op.shape, get_method(op.method).scope, block_elements))
 
 
+def scan_of(op: TensorOp, work: Work) -> Scan:
+    """What an op's method is prepared with."""
+    return _Merge(op, work, get_method(op.method or ""), serially).scan()
+
+
 def _copy(op: TensorOp, work: Work) -> None:
     """Bytes of the first source as they are; further sources must hold the same bytes."""
     first = op.sources[0]

@@ -114,6 +114,14 @@ def select_kth_largest(
     return tuple(search.cut for search in searches if search.cut is not None)
 
 
+def working_bytes(size: int, searches: int) -> int:
+    """About the memory, in float32, that so many searches of a tensor of `size` elements take beside its blocks."""
+    chunks = min(max(size >> 18, _SAMPLE_CHUNKS), 512)
+    sample = min(chunks * _SAMPLE_LENGTH, size)
+    inside = min(6 / math.sqrt(max(sample, 1)) * size, _CAPACITY, size)  # the bracket is twelve half deviations wide
+    return int(4 * (searches * (sample + inside) + sample + inside))
+
+
 def _bracket_by_sample(scores: Scores, size: int, searches: Sequence[_Search], align: int) -> None:
     """Sets each open search's bracket from a sample spread evenly over the tensor."""
     chunks = min(max(size >> 18, _SAMPLE_CHUNKS), 512)
