@@ -22,7 +22,7 @@ from cuvee.planning.cost import Cost, check_disk, estimate
 from cuvee.planning.machine import Machine, parse_machine
 from cuvee.planning.ops import Plan
 from cuvee.progress import Progress, Silent
-from cuvee.publish.complete import complete
+from cuvee.publish.complete import complete, compose_config
 from cuvee.publish.pytorch import require_torch
 from cuvee.publish.side_files import choose_side_files
 from cuvee.recipe.load import load_recipe
@@ -196,8 +196,9 @@ def _usable_output(out: Path, *, overwrite: bool) -> Path:
         path = out.expanduser().resolve()
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         exists = path.exists()
-    except OSError as error:
-        raise OutputError(f"cannot use the output {out}: {error.strerror}", path=str(out)) from error
+    except (OSError, ValueError, RuntimeError) as error:  # no such user, a name that cannot be, links in a circle
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OutputError(f"cannot use the output {out}: {reason}", path=str(out)) from error
     if exists and not path.is_dir():
         raise OutputError(f"the output {out} is a file", fix="choose another output", path=str(out))
     if names and not overwrite:
@@ -222,6 +223,7 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
     """Raises now what would otherwise stop the merge only after its weights are written."""
     base = list(opened.checkpoints.values())[opened.plan.base]
     choose_side_files(base.location, copy_tokenizer=options.copy_tokenizer, trust_remote_code=options.trust_remote_code)
+    compose_config(opened)
     if not options.safe_serialization:
         require_torch()
 

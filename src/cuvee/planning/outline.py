@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cuvee.errors import PlanError
@@ -14,6 +14,7 @@ from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 
 Checkpoints = Mapping[ModelRef, Checkpoint]
+_MAX_INPUTS = 1 << 22  # about a gigabyte of plan, thirty times DeepSeek-V3's three models
 _TENSORS_IN_A_LAYER = 4  # a numbered group with fewer is a head or an adapter, not a stack of its own
 
 
@@ -54,14 +55,28 @@ def outline(recipe: Recipe, checkpoints: Checkpoints) -> Outline:
             for source in slice_.sources
         }
         if any(source.layer_range is not None for slice_ in module.slices for source in slice_.sources):
-            tensors.extend(_sliced(module, layouts, checkpoints, recipe.marks))
+            tensors.extend(bounded(_sliced(module, layouts, checkpoints, recipe.marks)))
             first = layouts[module.slices[0].sources[0].model]
             before = len(first.stacks[first.main_stack]) if first.main_stack else 0
             kept = (i for slice_ in module.slices for i in range(*(slice_.sources[0].layer_range or (0, 0))))
             layers[module.name] = (before, tuple(kept))
         else:
-            tensors.extend(_whole(module, module.slices[0], layouts, checkpoints))
+            tensors.extend(bounded(_whole(module, module.slices[0], layouts, checkpoints)))
     return Outline(tuple(tensors), layers)
+
+
+def bounded(wanted: Iterable[Wanted]) -> Iterator[Wanted]:
+    """The tensors, as long as a plan of them can be held: a short recipe may repeat layers or models without end."""
+    total = 0
+    for each in wanted:
+        total += len(each.inputs)
+        if total > _MAX_INPUTS:
+            raise PlanError(
+                "the recipe asks for more than a plan can hold",
+                expected=f"at most {_MAX_INPUTS:,} input tensors, counted each time one is used",
+                fix="merge fewer models at a time, or repeat fewer layers",
+            )
+        yield each
 
 
 def _module_layout(checkpoint: Checkpoint, module: str, modules: Sequence[str]) -> Layout:
