@@ -15,11 +15,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from cuvee.engine.allocator import keep_freed_blocks
+from cuvee.engine.budget import allot
 from cuvee.engine.devices import backends_for
 from cuvee.engine.files import ShardFiles, create_shards
 from cuvee.engine.merge_op import Work, blocks_in, run_op, serially
 from cuvee.engine.prefetch import Prefetcher, outgrows_memory
-from cuvee.errors import PlanError
 from cuvee.numerics.scan import BlockMap, Range
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress
@@ -69,11 +69,7 @@ def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str
 
     """
     create_shards(folder, plan.shards)
-    settings = replace(
-        settings,
-        block_elements=settings.block_elements or _block_elements(plan, settings),
-        release_cache=outgrows_memory(plan.ops),
-    )
+    settings = replace(_within_budget(plan, settings), release_cache=outgrows_memory(plan.ops))
     if settings.processes > 1:
         from cuvee.engine.processes import run_in_processes
 
@@ -119,21 +115,20 @@ def run_ops(
             _run_on_threads(ops, works, settings, stop, progress.finished)
 
 
-def _block_elements(plan: Plan, settings: EngineSettings) -> int:
-    """The device's block, or a smaller one where the budget wants it."""
+def _within_budget(plan: Plan, settings: EngineSettings) -> EngineSettings:
+    """The settings with as many threads, and as large blocks, as the memory budget holds."""
     backends = backends_for(settings.devices)
-    lanes = settings.worker_threads * settings.processes * len(backends)
-    widest = max((len(op.sources) for op in plan.ops), default=1)
-    each = 4 * (2 * widest + 5) * lanes  # bytes an element: the arrays that a block lives in
-    affordable = min(settings.memory, backends[0].working_memory) // each
-    if affordable < 1 << 12:
-        raise PlanError(
-            f"{widest} models at once do not fit the memory budget",
-            expected=f"at least {each << 12} bytes",
-            found=f"{settings.memory} bytes",
-            fix="raise --memory or lower --threads",
-        )
-    return min(backends[0].block_elements, 1 << (affordable.bit_length() - 1))
+    if settings.block_elements:
+        return settings
+    found = allot(
+        plan,
+        settings.memory,
+        processes=settings.processes * len(backends),
+        threads=settings.worker_threads,
+        block_elements=backends[0].block_elements,
+        working=backends[0].working_memory,
+    )
+    return replace(settings, threads=found.threads * settings.processes, block_elements=found.block_elements)
 
 
 def _run_on_threads(

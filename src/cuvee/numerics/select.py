@@ -122,6 +122,12 @@ def working_bytes(size: int, searches: int) -> int:
     return int(4 * (searches * (sample + inside) + sample + inside))
 
 
+def most_bytes(size: int, searches: int) -> int:
+    """The most that so many searches keep in memory, in float32, whatever the values are."""
+    chunks = min(max(size >> 18, _SAMPLE_CHUNKS), 512)
+    return 4 * searches * (min(chunks * _SAMPLE_LENGTH, size) + min(_CAPACITY, size))
+
+
 def _bracket_by_sample(scores: Scores, size: int, searches: Sequence[_Search], align: int) -> None:
     """Sets each open search's bracket from a sample spread evenly over the tensor."""
     chunks = min(max(size >> 18, _SAMPLE_CHUNKS), 512)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from cuvee.errors import CuveeError
@@ -49,15 +49,6 @@ class Machine:
     process_bytes: int = 45 << 20
     lane_bytes: int = 0
     probed: bool = False
-
-    def told(self, text: str) -> Machine:
-        """This machine with what `text` (`read=3GB/s,cores=64`) says of another.
-
-        Raises:
-            CuveeError: if it says nothing that can be meant.
-
-        """
-        return replace(self, **parse_machine(text))
 
 
 def kind_of(op: TensorOp) -> Kind:
