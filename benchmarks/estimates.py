@@ -3,14 +3,12 @@
     python benchmarks/estimates.py FOLDER [METHOD ...]
 
 FOLDER holds recipes called METHOD.yml, as `benchmarks/speed.py` leaves them in its scratch folder. Memory is the
-resident peak that the system reports of the merging process.
+resident peak that the merge itself reports.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +22,13 @@ from cuvee import api
 found = api.cost(api.open_recipe(Path(sys.argv[1])), sys.argv[2])
 machine = found.machine
 print(json.dumps([found.seconds, found.peak_memory, machine.read, machine.write, machine.copy]))
+"""
+
+_MERGE = """
+import sys
+from pathlib import Path
+from cuvee import api
+print(api.merge(Path(sys.argv[1]), sys.argv[2]).peak_memory)
 """
 
 
@@ -40,17 +45,11 @@ def main() -> None:
             )
             seconds, memory, *rates = json.loads(planned.stdout)
             begin = time.perf_counter()
-            child = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-m", "cuvee", "merge", "--quiet", str(recipe), str(out)],
-                os.environ,
+            merged = subprocess.run(
+                [sys.executable, "-c", _MERGE, str(recipe), str(out)], check=True, capture_output=True, text=True
             )
-            _, status, usage = os.wait4(child, 0)
             taken = time.perf_counter() - begin
-            if status:
-                sys.exit(f"{recipe} could not be merged")
-            shutil.rmtree(out)
-        resident = usage.ru_maxrss * 1024
+        resident = int(merged.stdout)
         print(
             f"| {recipe.stem} | {seconds:.2f} | {taken:.2f} | {seconds / taken:.2f} "
             f"| {memory / 1e6:.0f} | {resident / 1e6:.0f} | {memory / resident:.2f} | "

@@ -6,20 +6,20 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cuvee
 from cuvee.engine.devices import NumpyBackend, backends_for
-from cuvee.engine.execute import MAX_THREADS, EngineSettings, execute
+from cuvee.engine.execute import MAX_THREADS, EngineSettings, execute, shared_out
 from cuvee.engine.fetch import fetch, local_files
 from cuvee.engine.probe import probe as measure
 from cuvee.errors import OutputError
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
-from cuvee.planning.machine import Machine, parse_machine
+from cuvee.planning.machine import Machine, other
 from cuvee.planning.ops import Plan
 from cuvee.progress import Progress, Silent
 from cuvee.publish.complete import complete, compose_config
@@ -45,7 +45,8 @@ class MergeReport:
         seconds: wall time, from reading the recipe to the final rename.
         bytes_read: bytes of all input tensors used.
         bytes_written: bytes of all weight files written.
-        peak_memory: largest resident size of this process so far, in bytes (0 where the system does not tell).
+        peak_memory: largest resident size of this process so far and of its workers, in bytes (0 where the system does
+            not tell).
         merged: tensors that went through a method.
         copied: tensors whose bytes were copied.
         dropped: input tensors left out because the recipe does not ask for them, as (model name, tensor).
@@ -107,12 +108,12 @@ def merge(
     locate = fetch(opened.plan, opened.checkpoints.values(), progress)
     with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
         progress.begin("merge", opened.plan.bytes_written)
-        execute(opened.plan, partial, engine_settings(options), locate, progress)
+        processes = execute(opened.plan, partial, engine_settings(options), locate, progress)
         progress.end()
         files, warnings = complete(opened, partial, target.name, options)
         disk.replace_directory(partial, target)
     (target / disk.MARKER).unlink(missing_ok=True)
-    return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings))
+    return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings), processes)
 
 
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
@@ -166,16 +167,16 @@ def cost(
         CuveeError: if `machine` says nothing that can be meant.
 
     """
-    settings = engine_settings(options)
-    told = parse_machine(machine) if machine else {}
-    here = Machine(cores=settings.worker_threads * settings.processes)
+    settings = shared_out(opened.plan, engine_settings(options))
+    here = Machine(cores=settings.workers)
+    wanted = other(here, machine) if machine else here
     if probe and settings.devices == "cpu":
         here = measure(opened.plan, Path(out), settings, local_files(opened.checkpoints.values()))
     return estimate(
         opened.plan,
         Path(out),
-        machine=replace(here, **told),
-        processes=-(-int(told["cores"]) // MAX_THREADS) if "cores" in told else settings.processes,
+        machine=other(here, machine) if machine else here,
+        processes=settings.processes if wanted.cores == here.cores else -(-wanted.cores // MAX_THREADS),
         block_elements=NumpyBackend.block_elements,
     )
 
@@ -228,13 +229,15 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
         require_torch()
 
 
-def _report(plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warnings: tuple[str, ...]) -> MergeReport:
+def _report(
+    plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warnings: tuple[str, ...], processes: int
+) -> MergeReport:
     return MergeReport(
         out=out,
         seconds=seconds,
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
-        peak_memory=_peak_memory(),
+        peak_memory=_peak_memory(processes),
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
         dropped=tuple((plan.models[index].name, name) for index, name in plan.dropped),
@@ -243,8 +246,11 @@ def _report(plan: Plan, out: Path, seconds: float, files: tuple[str, ...], warni
     )
 
 
-def _peak_memory() -> int:
-    """The largest resident size of this process, or of the largest of its workers, in bytes; 0 where nothing tells."""
+def _peak_memory(processes: int) -> int:
+    """The largest resident size of this process and its workers, in bytes; 0 where nothing tells.
+
+    Workers are counted at the size of the largest, and what they share with this process more than once.
+    """
     try:
         import resource
     except ModuleNotFoundError:  # Windows
@@ -256,4 +262,4 @@ def _peak_memory() -> int:
         own = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    return max(own, workers)
+    return own + processes * workers

@@ -29,7 +29,9 @@ def parse_size(text: str | int) -> int:
     unit = match[2] if match else "?"
     scale = _BINARY.get(unit) or _UNITS.get(unit) or _UNITS.get(unit.removesuffix("b"))
     if match is None or scale is None or (size := int(float(match[1]) * scale)) <= 0:
-        raise CuveeError(f"{str(text)[:60]!r} is not a size", expected="a number with a unit, such as 5B, 500M, 2GB or 1GiB")
+        raise CuveeError(
+            f"{str(text)[:60]!r} is not a size", expected="a number with a unit, such as 5B, 500M, 2GB or 1GiB"
+        )
     return size
 
 
@@ -47,7 +49,7 @@ class MergeOptions:
     cuda: bool = option(False, "Short for --device cuda.")
     multi_gpu: bool = option(False, "Use all CUDA devices.")
     threads: int = option(0, "Worker threads; 0 means one a core, up to 8.", "-j", "--num-threads", metavar="N")
-    processes: int = option(1, "Worker processes, each with its share of the threads.", metavar="N")
+    processes: int = option(0, "Worker processes that share the threads; 0 means as many as pay.", metavar="N")
     memory: str = option("1GiB", "Working memory to stay within.", metavar="SIZE")
     out_shard_size: str = option("5B", "Largest size of an output file.", metavar="SIZE")
     random_seed: int = option(DEFAULT_SEED, "Seed for methods that draw random masks.", metavar="N")
@@ -71,10 +73,10 @@ class MergeOptions:
 
     def __post_init__(self) -> None:
         """Refuses numbers that mean nothing."""
-        if self.threads < 0 or self.processes < 1:
+        if self.threads < 0 or self.processes < 0:
             raise CuveeError(
                 "there cannot be so few workers",
-                expected="threads of 0 (one a core) or more, processes of 1 or more",
+                expected="threads of 0 (one a core) or more, processes of 0 (as many as pay) or more",
                 found=f"threads {self.threads}, processes {self.processes}",
             )
 

@@ -384,7 +384,7 @@ def test_directory_without_permission(cuvee: Any, llama: Family, here: Path, mon
         (("--memory", "-1GiB"), ("is not a size",)),
         (("--memory", "1KiB"), ("memory", "--memory")),
         (("--threads", "-3"), ("threads",)),
-        (("--processes", "0"), ("processes",)),
+        (("--processes", "-1"), ("processes",)),
     ],
 )
 def test_option_values(options: tuple[str, ...], parts: tuple[str, ...], cuvee: Any, llama: Family, here: Path) -> None:

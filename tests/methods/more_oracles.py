@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cuvee.numerics.random import derive_key, uniform_16
+from cuvee.numerics.random import derive_key, uniform_bits
 from methods.oracles import _MARGIN, _VANISHING, Case, Expected, Oracle, _add_up, _elect, _rescaled, _sum
 from support.checkpoints import Array
 
@@ -225,7 +225,7 @@ def _ranked(case: Case, density: Sequence[float], epsilon: Sequence[float]) -> l
             keep = draw_below(share, key, 0, rows)
             thinned.append(np.asarray(delta * keep.reshape(delta.shape)))
             continue
-        draws = uniform_16(key, 0, rows).reshape(rows.shape)
+        draws = uniform_bits(16, key, 0, rows).reshape(rows.shape)
         step = (columns - 1) / (2 * spread)
         rank = draws.astype(np.float32) * np.float32(step / 2**16)
         rank = np.round(rank + np.float32((0.5 / 2**16 - share + spread) * step)).astype(int)

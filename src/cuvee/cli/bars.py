@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _LINE_EVERY_SECONDS = 5.0
+_DRAW_EVERY_SECONDS = 0.1
 
 
 @contextmanager
@@ -40,17 +41,18 @@ def watcher(*, verbose: bool, quiet: bool) -> Iterator[events.Progress]:
             TransferSpeedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bars:
             yield _Bars(bars, verbose=verbose)
     else:
         yield _Lines(verbose=verbose)
 
 
 class _Bars:
-    """Bars on a terminal."""
+    """Bars on a terminal, drawn as bytes come in: a thread of their own would keep the engine from forking."""
 
     def __init__(self, bars: Progress, *, verbose: bool) -> None:
         self._bars = bars
+        self._drawn = 0.0
         self._verbose = verbose
         self._task: TaskID | None = None
 
@@ -60,6 +62,9 @@ class _Bars:
     def advance(self, count: int) -> None:
         if self._task is not None:
             self._bars.advance(self._task, count)
+            if time.monotonic() - self._drawn > _DRAW_EVERY_SECONDS:
+                self._drawn = time.monotonic()
+                self._bars.refresh()
 
     def finished(self, name: str) -> None:
         if self._verbose:

@@ -54,7 +54,8 @@ def allot(plan: Plan, memory: int, *, processes: int, threads: int, block_elemen
     needs = {op.name: _need(op) for op in plan.ops if op.method is not None}
     if not needs:
         return Allotment(threads, block_elements)
-    beside = processes * (_PROCESS_BYTES + max(need.beside for need in needs.values()))
+    own = _PROCESS_BYTES * (processes > 1)  # of the process that shares out the work
+    beside = own + processes * (_PROCESS_BYTES + max(need.beside for need in needs.values()))
     name, largest = max(needs.items(), key=lambda item: item[1].lane)
     fitting = min((memory - beside) // (processes * largest.lane), threads)
     if fitting < 1:

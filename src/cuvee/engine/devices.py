@@ -39,7 +39,7 @@ class Backend(ABC):
 class NumpyBackend(Backend):
     """The CPU."""
 
-    block_elements: int = 1 << 18
+    block_elements: int = 1 << 17
     working_memory: int = 128 << 20
 
     def load(self, array: np.ndarray[Any, Any]) -> Array:

@@ -20,14 +20,17 @@ from cuvee.engine.devices import backends_for
 from cuvee.engine.files import ShardFiles, create_shards
 from cuvee.engine.merge_op import Work, blocks_in, run_op, serially
 from cuvee.engine.prefetch import Prefetcher, outgrows_memory
+from cuvee.engine.processes import can_fork, run_in_processes
 from cuvee.numerics.scan import BlockMap, Range
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress
+from cuvee.tensors import disk
 from cuvee.tensors.reader import FileReader
 
 _WIDE_BLOCKS_A_THREAD = 16  # an op of more blocks than this is shared by all threads
 MAX_THREADS = 8
 """Threads of one process: beyond that the interpreter's lock costs more than another thread brings."""
+_WORTH_FORKING = 256 << 20  # bytes; below, starting processes costs more than they gain
 
 
 @dataclass(frozen=True)
@@ -36,26 +39,30 @@ class EngineSettings:
 
     devices: str = "cpu"
     threads: int = 0
-    processes: int = 1
+    processes: int = 0
     memory: int = 1 << 30
     allow_nonfinite: bool = False
     block_elements: int | None = None
     release_cache: bool = False
 
     @property
+    def workers(self) -> int:
+        """Threads of all processes together."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.threads or min(cores, MAX_THREADS * max(self.processes, 1))
+
+    @property
     def worker_threads(self) -> int:
         """Threads of each process."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        total = self.threads or min(cores, MAX_THREADS * self.processes)
-        return max(total // self.processes, 1)
+        return max(self.workers // max(self.processes, 1), 1)
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error: another thread failed or the user interrupted
     """Ends a worker early."""
 
 
-def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str, Path], progress: Progress) -> None:
-    """Writes every shard of `plan` into `folder`, which exists and is empty.
+def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str, Path], progress: Progress) -> int:
+    """Writes every shard of `plan` into `folder`, which exists and is empty: the number of worker processes it took.
 
     Args:
         plan: what to do.
@@ -69,13 +76,12 @@ def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str
 
     """
     create_shards(folder, plan.shards)
-    settings = replace(_within_budget(plan, settings), release_cache=outgrows_memory(plan.ops))
+    settings = replace(shared_out(plan, settings), release_cache=outgrows_memory(plan.ops))
     if settings.processes > 1:
-        from cuvee.engine.processes import run_in_processes
-
         run_in_processes(plan, folder, settings, locate, progress)
-        return
+        return settings.processes
     run_ops(plan, plan.ops, folder, settings, locate, progress)
+    return 0
 
 
 def run_ops(
@@ -88,6 +94,7 @@ def run_ops(
 ) -> None:
     """Runs some of a plan's ops in this process."""
     keep_freed_blocks()
+    disk.allow_open_files(len(locate) + len(plan.shards))
     backends = backends_for(settings.devices)
     stop = threading.Event()
 
@@ -115,8 +122,24 @@ def run_ops(
             _run_on_threads(ops, works, settings, stop, progress.finished)
 
 
-def _within_budget(plan: Plan, settings: EngineSettings) -> EngineSettings:
-    """The settings with as many threads, and as large blocks, as the memory budget holds."""
+def _useful_processes(plan: Plan, settings: EngineSettings) -> int:
+    """One process a worker where that is safe and pays: threads of one process wait for each other's Python.
+
+    A tensor is never shared by processes, so the largest must not be most of the merge.
+    """
+    reads = [op.bytes_read for op in plan.ops if op.method is not None]
+    pays = sum(reads) >= _WORTH_FORKING and max(reads) * settings.workers <= sum(reads)
+    return settings.workers if pays and settings.devices == "cpu" and can_fork() else 1
+
+
+def shared_out(plan: Plan, settings: EngineSettings) -> EngineSettings:
+    """The settings with the processes that pay, and as many threads and as large blocks as the memory budget holds.
+
+    Raises:
+        PlanError: if the plan does not fit the budget.
+
+    """
+    settings = replace(settings, processes=settings.processes or _useful_processes(plan, settings))
     backends = backends_for(settings.devices)
     if settings.block_elements:
         return settings
@@ -146,7 +169,7 @@ def _run_on_threads(
     others = [op for op in ops if op.name not in chosen]
     narrow = iter(others)
     lock = threading.Lock()
-    hints = Prefetcher([*wide, *others], works[0].reader, release=settings.release_cache)
+    hints = Prefetcher([*wide, *others], works[0].reader, works[0].output, release=settings.release_cache)
 
     def run(op: TensorOp, work: Work, block_map: BlockMap[Any]) -> None:
         hints.begin(op)

@@ -10,10 +10,11 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from cuvee.engine.allocator import keep_freed_blocks
 from cuvee.engine.devices import NumpyBackend
 from cuvee.engine.execute import EngineSettings
 from cuvee.engine.merge_op import Work, run_op, scan_of
+from cuvee.engine.processes import can_fork
 from cuvee.errors import CuveeError
 from cuvee.methods.registry import get_method
 from cuvee.numerics.scan import Scan
@@ -45,7 +47,7 @@ _CHUNK, _CHUNKS = 1 << 20, 48
 
 
 def probe(plan: Plan, out: Path, settings: EngineSettings, located: Mapping[str, Path]) -> Machine:
-    """This machine, measured with what `plan` asks of it; in about two seconds, or none if the plan is tiny.
+    """The machine, measured with what `plan` asks of it; in about two seconds, or none if the plan is tiny.
 
     Args:
         plan: what is to be estimated.
@@ -54,8 +56,7 @@ def probe(plan: Plan, out: Path, settings: EngineSettings, located: Mapping[str,
         located: files of the plan that are on this machine.
 
     """
-    cores = settings.worker_threads * settings.processes
-    machine = Machine(cores=cores)
+    machine = Machine(cores=settings.workers)
     if plan.elements < _TINY_ELEMENTS:
         return machine
     resident = _resident("VmRSS")
@@ -63,7 +64,7 @@ def probe(plan: Plan, out: Path, settings: EngineSettings, located: Mapping[str,
     files = [path for path in located.values() if path.is_file()]
     read = _reading(files)
     written, copied = _writing(out, files)
-    seconds, lane, shared = _arithmetic(plan, settings.worker_threads)
+    seconds, lane, shared = _arithmetic(plan, settings)
     return replace(
         machine,
         read=read or machine.read,
@@ -139,8 +140,8 @@ def _scratch(out: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _arithmetic(plan: Plan, threads: int) -> tuple[dict[Kind, float], int, int]:
-    """Of the plan's main kinds of op: core seconds for a unit of work, bytes of a thread, and bytes beside all threads."""
+def _arithmetic(plan: Plan, settings: EngineSettings) -> tuple[dict[Kind, float], int, int]:
+    """Of the plan's main kinds of op: core seconds a unit of work; bytes of a thread, and bytes beside all threads."""
     work: dict[Kind, float] = {}
     largest: dict[Kind, TensorOp] = {}
     for op in plan.ops:
@@ -150,13 +151,48 @@ def _arithmetic(plan: Plan, threads: int) -> tuple[dict[Kind, float], int, int]:
             if kind not in largest or op.size > largest[kind].size:
                 largest[kind] = op
     main = sorted(work, key=lambda kind: -work[kind])[:_KINDS]
-    quiet = partial(np.seterr, all="ignore")
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(threads, initializer=quiet) as pool:
-        before = _resident("VmHWM", reset=True)
-        seconds = {kind: _seconds_each(largest[kind], pool, threads) for kind in main}
-        lane = max((_resident("VmHWM") - before) // threads - _POOL_BYTES, 0) if before else 0
-    shared = max((_searching(largest[kind]) for kind in main), default=0)
+    lane = shared = 0
+    with threadpool_limits(limits=1, user_api="blas"), np.errstate(all="ignore"):
+        with _lanes(settings) as pool:
+            seconds = {kind: _seconds_each(largest[kind], pool, settings.workers) for kind in main}
+        for kind in main:
+            lane = max(lane, _growth(largest[kind]))
+            shared = max(shared, _searching(largest[kind]))
     return seconds, lane, shared
+
+
+def _lanes(settings: EngineSettings) -> Executor:
+    """What the merge's threads or processes are, to measure how much they hinder each other."""
+    if settings.processes > 1 and can_fork():
+        return ProcessPoolExecutor(settings.workers, mp_context=get_context("fork"))
+    return ThreadPoolExecutor(settings.workers, initializer=partial(np.seterr, all="ignore"))
+
+
+def _seconds_each(op: TensorOp, pool: Executor, lanes: int) -> float:
+    """Core seconds for a unit of work, all lanes at it, each on a tensor of its own."""
+    elements = _FIRST
+    while True:
+        sample = _sample(op, elements)
+        spent = sum(pool.map(_timed, [sample] * lanes, range(lanes))) / lanes
+        if spent >= _ENOUGH_SECONDS or elements >= _MOST or sample.size >= op.size:
+            return spent / work_of(sample)
+        elements = min(int(elements * max(1.5 * _ENOUGH_SECONDS / max(spent, 1e-6), 2.0)), _MOST)
+
+
+def _timed(op: TensorOp, number: int) -> float:
+    work = _in_memory(op, number)
+    begin = time.perf_counter()
+    run_op(op, work)
+    return time.perf_counter() - begin
+
+
+def _growth(op: TensorOp) -> int:
+    """Bytes by which one thread at work makes this process grow; 0 where the system does not tell."""
+    sample = _sample(op, 8 * NumpyBackend.block_elements)
+    work = _in_memory(sample, 0)
+    before = _resident("VmHWM", reset=True)
+    run_op(sample, work)
+    return max(_resident("VmHWM") - before, 0) if before else 0
 
 
 def _searching(op: TensorOp) -> int:
@@ -182,21 +218,6 @@ class _Watched(Scan):
         """As it is."""
         self.searches.append(len(ks))
         return super().kth_largest(score, ks)
-
-
-def _seconds_each(op: TensorOp, pool: ThreadPoolExecutor, threads: int) -> float:
-    """Core seconds for a unit of work, all threads at it, each on a tensor of its own."""
-    elements, spent = _FIRST, 0.0
-    while True:
-        sample = _sample(op, elements)
-        works = [_in_memory(sample, number) for number in range(threads)]
-        begin = time.perf_counter()
-        for done in [pool.submit(run_op, sample, work) for work in works]:
-            done.result()
-        spent = time.perf_counter() - begin
-        if spent >= _ENOUGH_SECONDS or elements >= _MOST or sample.size >= op.size:
-            return spent / work_of(sample)
-        elements = min(int(elements * max(1.5 * _ENOUGH_SECONDS / spent, 2.0)), _MOST)
 
 
 def _sample(op: TensorOp, elements: int) -> TensorOp:
@@ -260,12 +281,12 @@ class _Pool:
 class _Nowhere:
     """An output that keeps nothing."""
 
-    def write(self, shard: int, offset: int, array: np.ndarray[Any, Any]) -> None:
+    def write(self, shard: int, offset: int, array: np.ndarray[Any, Any]) -> None:  # noqa: ARG002
         np.ascontiguousarray(array)
 
 
 def _resident(what: str, *, reset: bool = False) -> int:
-    """The resident size of this process now (VmRSS), or its peak (VmHWM) since the last reset; 0 where nothing tells."""
+    """The resident size of this process (VmRSS), or its peak (VmHWM) since the last reset; 0 where nothing tells."""
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")

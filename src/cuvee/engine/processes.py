@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import signal
 import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cuvee.errors import CuveeError
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress, Silent
 
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
     from cuvee.engine.execute import EngineSettings
 
 _CHUNK_SHARE = 16  # chunks a process: enough to even out, few enough that starting one costs nothing
+_LARGEST_CHUNK = 512 << 20  # bytes read: progress is told, and an interruption minded, after each
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ def run_in_processes(
         replace(settings, processes=1, threads=settings.worker_threads),
         locate,
     )
-    context = multiprocessing.get_context(_start_method())
+    context = multiprocessing.get_context("fork" if can_fork() else "spawn")
     with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job,)) as pool:
         futures = {pool.submit(_run, chunk): chunk for chunk in _chunks(plan.ops, settings.processes)}
         try:
@@ -52,20 +59,25 @@ def run_in_processes(
                 for op in futures[future]:
                     progress.advance(op.nbytes)
                     progress.finished(op.name)
+        except BrokenProcessPool:
+            raise CuveeError(
+                "a worker process was ended from outside",
+                expected="all of them to live until the merge is done",
+                fix="most likely memory ran out: lower --memory or --processes",
+            ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _start_method() -> str:
-    """Forking starts at once, but only a process of one thread, and without torch's own, may be forked safely."""
-    alone = threading.active_count() == 1 and "torch" not in sys.modules
-    return "fork" if sys.platform == "linux" and alone else "spawn"
+def can_fork() -> bool:
+    """Whether this process may be forked safely: it has one thread and none of torch's own."""
+    return sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
 
 
 def _chunks(ops: Sequence[TensorOp], processes: int) -> list[tuple[TensorOp, ...]]:
     """Ops in chunks of about equal cost, the largest first, so that none is left over at the end."""
-    target = sum(op.bytes_read for op in ops) // (processes * _CHUNK_SHARE) + 1
+    target = min(sum(op.bytes_read for op in ops) // (processes * _CHUNK_SHARE), _LARGEST_CHUNK) + 1
     chunks: list[list[TensorOp]] = []
     filled = target
     for op in sorted(ops, key=lambda op: -op.bytes_read):
@@ -78,7 +90,12 @@ def _chunks(ops: Sequence[TensorOp], processes: int) -> list[tuple[TensorOp, ...
 
 
 def _adopt(job: _Job) -> None:
+    """What a new worker does first: it leaves Ctrl-C to its parent, and ends when that does."""
     _job[:] = [job]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library: the worker then ends with its next chunk
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def _run(ops: tuple[TensorOp, ...]) -> None:

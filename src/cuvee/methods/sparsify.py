@@ -10,8 +10,8 @@ from typing import TypeVar
 from cuvee.errors import MethodError
 from cuvee.numerics.arrays import as_mask, device_of, namespace
 from cuvee.numerics.block import Array, Block
-from cuvee.numerics.random import derive_key, draw_below, uniform_16
-from cuvee.numerics.scan import Scan
+from cuvee.numerics.random import derive_key, draw_below, uniform_bits
+from cuvee.numerics.scan import Product, Scan
 from cuvee.numerics.select import KEEP_ALL, Cut
 
 Sorted = TypeVar("Sorted", "Trim", "Band")
@@ -99,7 +99,7 @@ def _kept_by_rank(delta: Array, density: float, epsilon: float, key: int, start:
     size = abs(delta)
     ends = xp.full_like(size[:, :1], math.inf)
     ordered = xp.concat([-ends, xp.sort(size, axis=-1), ends], axis=-1).reshape(-1)
-    draws = uniform_16(key, start, delta).reshape(rows, columns)
+    draws = uniform_bits(16, key, start, delta).reshape(rows, columns)
     # Demanded ranks plus 1: place 0 is below every magnitude, place columns + 1 above.
     step = (columns - 1) / (2 * epsilon)
     places = as_mask(draws, delta) * (step / 2**16)
@@ -135,12 +135,12 @@ def _remembering(thin: Drop, scan: Scan) -> Drop:
     """The same, scaled so that each thinned delta has the l1 norm it had before, its masks kept for the merge."""
     remembered: dict[tuple[int, int], list[Array]] = {}
 
-    def sizes(block: Block) -> list[Array]:
+    def sizes(block: Block) -> list[Array | Product]:
         masks = thin.masks(block)
         if scan.size <= _REMEMBERED:
             remembered[_place(block)] = masks
-        whole: list[Array] = [abs(delta) for delta in block]
-        return [*whole, *(size * as_mask(mask, size) for size, mask in zip(whole, masks, strict=True))]
+        whole = [abs(delta) for delta in block]
+        return [*whole, *((size, as_mask(mask, size)) for size, mask in zip(whole, masks, strict=True))]
 
     return replace(thin, scales=_ratios(scan.sum(sizes).tolist()), remembered=remembered)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from cuvee.numerics.block import Array
+
+_RUN = 1 << 10
 
 
 def namespace(array: Array) -> Any:
@@ -19,12 +22,27 @@ def namespace(array: Array) -> Any:
     return array_api_compat.array_namespace(array)
 
 
-def to_float64_sum(array: Array) -> float:
-    """The sum of all elements, accumulated in float64."""
-    if isinstance(array, np.ndarray):
-        return float(np.einsum("i->", array.reshape(-1), dtype=np.float64))  # a quarter faster than np.sum
+def sum_64(array: Array, times: Array | None = None) -> float:
+    """The sum of all elements, or of all products with those of `times`, accumulated in float64.
+
+    On the CPU, runs of 1024 float32 elements are summed in float32 by BLAS, many partial sums at once: three times as
+    fast, and off by 1e-8 or so.
+    """
     xp = namespace(array)
-    return float(xp.sum(array, dtype=xp.float64))
+    if xp is not np or array.dtype != np.float32:
+        return float(xp.sum(array if times is None else array * times, dtype=xp.float64))
+    flat = array.reshape(-1)
+    whole = flat.size - flat.size % _RUN
+    runs, rest = flat[:whole].reshape(-1, _RUN), flat[whole:].astype(np.float64)
+    if times is None:
+        return float((runs @ _ones()).sum(dtype=np.float64) + rest.sum())
+    factors = times.reshape(-1)
+    return float(np.vecdot(runs, factors[:whole].reshape(-1, _RUN)).sum(dtype=np.float64) + rest @ factors[whole:])
+
+
+@cache
+def _ones() -> np.ndarray[Any, Any]:
+    return np.ones(_RUN, np.float32)
 
 
 def dot64(a: Array, b: Array) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,33 +28,35 @@ def derive_key(*parts: int | str) -> int:
 def draw_below(probability: float, key: int, start: int, like: Array) -> Array:
     """A boolean array of `like`'s shape, each element true with `probability`, for flat indices from `start` on.
 
-    Sixteen bits decide, so that one hash serves two neighbours; where they fall on the boundary itself, 32 further bits
-    do: the probability is exact to 2^-48.
+    Eight bits decide, so that one hash serves four neighbours; where they fall on the boundary itself, 32 further bits
+    do: the probability is exact to 2^-40.
     """
     xp = namespace(like)
     if probability >= 1.0:
         return xp.ones(like.shape, dtype=xp.bool, **device_of(like))
-    scaled = max(probability, 0.0) * 2.0**16
+    scaled = max(probability, 0.0) * 2.0**8
     bound = int(scaled)
-    draws = uniform_16(key, start, like)
-    below = draws < (np.uint16(bound) if isinstance(draws, np.ndarray) else bound)
+    draws = uniform_bits(8, key, start, like)
+    below = draws < (np.uint8(bound) if isinstance(draws, np.ndarray) else bound)
     if rest := scaled - bound:
         (edge,) = xp.nonzero(draws == bound)
         below[edge] = hashed(edge + start, derive_key(key, "edge")) < round(rest * 2.0**32)
     return below.reshape(like.shape)
 
 
-def uniform_16(key: int, start: int, like: Array) -> Array:
-    """16 uniform bits for each element of `like`, flat: uint16 in NumPy, int64 in torch."""
+def uniform_bits(bits: Literal[8, 16], key: int, start: int, like: Array) -> Array:
+    """So many uniform bits for each element of `like`, flat: uint8 or uint16 in NumPy, int64 in torch."""
+    each = 32 // bits
     size = math.prod(like.shape)
-    first, last = start // 2, (start + size + 1) // 2
+    first, last = start // each, -(-(start + size) // each) if size else start // each
     xp = namespace(like)
     if isinstance(like, np.ndarray):
-        pairs = _hashed_32(first, last - first, key).astype("<u4", copy=False).view("<u2")
+        draws = _hashed_32(first, last - first, key).astype("<u4", copy=False).view(f"<u{bits // 8}")
     else:
         whole = hashed(xp.arange(first, last, dtype=xp.int64, **device_of(like)), key)
-        pairs = xp.reshape(xp.stack([whole & 0xFFFF, whole >> 16], axis=1), (-1,))
-    return pairs[start % 2 : start % 2 + size]
+        mask = (1 << bits) - 1
+        draws = xp.reshape(xp.stack([(whole >> shift) & mask for shift in range(0, 32, bits)], axis=1), (-1,))
+    return draws[start % each : start % each + size]
 
 
 def hashed(index: Array, key: int) -> Array:

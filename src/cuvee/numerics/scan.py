@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cuvee.numerics.arrays import dot64, namespace, to_float64_sum, to_numpy
+from cuvee.numerics.arrays import dot64, namespace, sum_64, to_numpy
 from cuvee.numerics.block import Array, Block
 from cuvee.numerics.select import Cut, select_kth_largest
 
 T = TypeVar("T")
 Range = tuple[int, int]
-GRAIN = 1 << 18
+Product = tuple[Array, Array]
+GRAIN = 1 << 17
 """Elements a scan of up to eight arrays looks at together (at least one row where rows must stay whole)."""
 
 
@@ -62,9 +63,14 @@ class Scan:
         """`function` of every block, in order."""
         return list(self.map(lambda span: function(self.read(*span)), self.ranges))
 
-    def sum(self, function: Callable[[Block], Sequence[Array]]) -> np.ndarray[Any, Any]:
-        """The float64 sum over the tensor of each array that `function` makes of a block; shape [number of arrays]."""
-        parts = self.each(lambda block: [to_float64_sum(array) for array in function(block)])
+    def sum(self, function: Callable[[Block], Sequence[Array | Product]]) -> np.ndarray[Any, Any]:
+        """The sum over the tensor of each array, or of each product of two, that `function` makes of a block.
+
+        Float64, shape [number of sums].
+        """
+        parts = self.each(
+            lambda block: [sum_64(*item) if isinstance(item, tuple) else sum_64(item) for item in function(block)]
+        )
         return np.asarray(np.sum(np.array(parts, dtype=np.float64), axis=0))
 
     def column_sums(self, pairs: Callable[[Block], Sequence[tuple[Array, Array]]]) -> list[Array]:

@@ -42,8 +42,8 @@ class Cost:
 def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_elements: int) -> Cost:
     """What running `plan` into `out` will take.
 
-    Reading, computing and writing overlap, so the slowest of the three counts; copies are the kernel's work alone. Every
-    node does its share of all of them.
+    Reading, computing and writing overlap, so the slowest of the three counts; copies are the kernel's work alone.
+    Every node does its share of all of them.
 
     Args:
         plan: the merge.
@@ -65,7 +65,7 @@ def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_e
     return Cost(
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
-        peak_memory=processes * machine.process_bytes + machine.cores * lane,
+        peak_memory=(processes + (processes > 1)) * machine.process_bytes + machine.cores * lane,
         disk_free=disk.free_bytes(out.absolute()),
         seconds=_START_SECONDS + (busy + copied) / machine.nodes,
         machine=machine,

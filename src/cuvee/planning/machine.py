@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 from cuvee.errors import CuveeError
 from cuvee.options import parse_size
@@ -49,6 +49,17 @@ class Machine:
     process_bytes: int = 45 << 20
     lane_bytes: int = 0
     probed: bool = False
+
+
+def other(machine: Machine, text: str) -> Machine:
+    """The machine with what `text` (`read=3GB/s,cores=64`) says of another.
+
+    Raises:
+        CuveeError: if it says nothing that can be meant.
+
+    """
+    facts: dict[str, Any] = dict(parse_machine(text))
+    return replace(machine, **facts)
 
 
 def kind_of(op: TensorOp) -> Kind:

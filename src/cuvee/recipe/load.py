@@ -22,7 +22,6 @@ from cuvee.recipe.structure import Body
 from cuvee.recipe.tokens import read_tokenizer, read_tokenizer_source
 from cuvee.recipe.yaml_marks import MAX_BYTES, Marks, load_yaml
 
-
 _MAX_METHOD_NAME = 200
 
 

@@ -94,9 +94,7 @@ class Directory(Location):
         except OSError as error:
             if folder:
                 return []
-            raise SourceError(
-                f"cannot look into {self._path}: {error.strerror}", checkpoint=str(self._path)
-            ) from error
+            raise SourceError(f"cannot look into {self._path}: {error.strerror}", checkpoint=str(self._path)) from error
 
     def link_target(self, name: str) -> Path | None:
         """Where a link leads to, if out of the directory and not into the Hub's store of blobs."""

@@ -1,7 +1,7 @@
 """What a pickle would do, found out without doing it: bombs are told from state dicts before torch reads them.
 
-torch's weights-only loader runs no code, but a pickle of a few hundred bytes may still keep it busy for years, or ask it
-for memory without end. This module reads opcodes and zip directories; what tensors are is not known here.
+torch's weights-only loader runs no code, but a pickle of a few hundred bytes may still keep it busy for years, or ask
+it for memory without end. This module reads opcodes and zip directories; what tensors are is not known here.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def _step(opcode: Any, argument: Any, stack: list[Any], memo: dict[int, Any]) ->
 def _check_maker(name: str, path: Path) -> None:
     module, _, what = name.partition(" ")
     storage = module.startswith("torch") and what.endswith("Storage")
-    if not (storage or name.startswith(_MAKERS) or name in _HARMLESS or (module == "torch" and what.startswith(_DTYPES))):
+    if not (
+        storage or name.startswith(_MAKERS) or name in _HARMLESS or (module == "torch" and what.startswith(_DTYPES))
+    ):
         raise CheckpointError(
             f"{path.name}: it asks for {name.replace(' ', '.', 1)[:100]}, and nothing in a checkpoint is executed",
             expected="tensors in plain dictionaries",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cuvee.numerics.arrays import as_mask, dot64, sum_of, to_float64_sum, to_numpy, with_sign_of
+from cuvee.numerics.arrays import as_mask, dot64, sum_64, sum_of, to_numpy, with_sign_of
 from cuvee.numerics.combine import divisor, weighted_sum
 
 RNG = np.random.default_rng(8)
@@ -52,14 +52,32 @@ def test_divisors() -> None:
     assert divisor([-3]) == -3
 
 
-def test_sums_are_accumulated_in_float64() -> None:
+@pytest.mark.parametrize("size", [1, 1000, 1024, 5000, 1 << 20])
+def test_sums_of_float32_are_close_however_many_are_summed(size: int) -> None:
+    import torch
+
+    rng = np.random.default_rng(size)
+    array, mask = rng.random(size).astype(np.float32), (rng.random(size) < 0.4).astype(np.float32)
+    for times in (None, mask):
+        expected = math.fsum((array if times is None else array * times).astype(np.float64))
+        assert sum_64(array, times) == pytest.approx(expected, rel=2e-7 if size < 5000 else 2e-8)
+        assert sum_64(array.astype(np.float64), times) == pytest.approx(expected, rel=1e-12)
+        tensor = None if times is None else torch.from_numpy(times)
+        assert sum_64(torch.from_numpy(array), tensor) == pytest.approx(expected, rel=1e-12)
+
+
+def test_small_numbers_after_a_large_one_are_not_lost() -> None:
+    array = np.full(1 << 20, 0.1, np.float32)
+    array[0] = 2.0**30
+    lost = 1024 * 0.1  # at most: those of the large one's own run
+    assert sum_64(array) == pytest.approx(math.fsum(array.astype(np.float64)), abs=lost)
+
+
+def test_products_are_accumulated_in_float64() -> None:
     import torch
 
     array = np.full(1 << 20, 0.1, np.float32)
     array[0] = 2.0**30
-    expected = math.fsum(array.astype(np.float64))
-    for form in (array, array.reshape(1024, -1), torch.from_numpy(array)):
-        assert to_float64_sum(form) == pytest.approx(expected, rel=1e-12)
     squares = math.fsum(array.astype(np.float64) ** 2)
     for form in (array, array.reshape(1024, -1), torch.from_numpy(array)):
         assert dot64(form, form) == pytest.approx(squares, rel=1e-12)

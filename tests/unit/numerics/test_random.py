@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cuvee.numerics.random import derive_key, draw_below, hashed, uniform_16
+from cuvee.numerics.random import derive_key, draw_below, hashed, uniform_bits
 
 Array = np.ndarray[Any, Any]
 M32 = 0xFFFFFFFF
@@ -27,9 +27,10 @@ def hash_by_hand(index: int, key: int) -> int:
     return x ^ x >> 16
 
 
-def bits_by_hand(position: int, key: int) -> int:
-    """The sixteen bits of one element: the lower half of a pair's hash for the even one, the upper for the odd."""
-    return hash_by_hand(position // 2, key) >> 16 * (position % 2) & 0xFFFF
+def bits_by_hand(bits: int, position: int, key: int) -> int:
+    """The bits of one element: the lowest of the hash that it shares with its neighbours for the first of them."""
+    each = 32 // bits
+    return hash_by_hand(position // each, key) >> bits * (position % each) & ((1 << bits) - 1)
 
 
 KEYS = st.integers(0, 2**64 - 1)
@@ -42,11 +43,11 @@ STARTS = st.one_of(
 )
 
 
-@given(KEYS, STARTS, st.integers(1, 60))
+@given(st.sampled_from([8, 16]), KEYS, STARTS, st.integers(1, 60))
 @settings(max_examples=300, deadline=None)
-def test_bits_are_those_of_the_hash_written_out(key: int, start: int, size: int) -> None:
-    expected = [bits_by_hand(position, key) for position in range(start, start + size)]
-    assert uniform_16(key, start, like(size)).tolist() == expected
+def test_bits_are_those_of_the_hash_written_out(bits: Literal[8, 16], key: int, start: int, size: int) -> None:
+    expected = [bits_by_hand(bits, position, key) for position in range(start, start + size)]
+    assert uniform_bits(bits, key, start, like(size)).tolist() == expected
 
 
 @given(KEYS, st.lists(st.integers(0, 2**50), min_size=1, max_size=20))
@@ -94,7 +95,7 @@ def test_draws_keep_the_shape() -> None:
 
 def test_the_sixteen_bits_are_uniform() -> None:
     """Chi-square over the 65536 values: its spread around the degrees of freedom is known."""
-    draws = uniform_16(derive_key(0, "a"), 0, like(1 << 22))
+    draws = uniform_bits(16, derive_key(0, "a"), 0, like(1 << 22))
     counts = np.bincount(draws, minlength=1 << 16)
     expected = draws.size / (1 << 16)
     chi_square = float(((counts - expected) ** 2 / expected).sum())
@@ -103,28 +104,30 @@ def test_the_sixteen_bits_are_uniform() -> None:
 
 
 def test_every_bit_is_a_fair_and_independent_coin() -> None:
-    draws = uniform_16(derive_key(0, "b"), 0, like(1 << 20)).astype(np.uint32)
+    draws = uniform_bits(16, derive_key(0, "b"), 0, like(1 << 20)).astype(np.uint32)
     bits = np.stack([(draws >> bit) & 1 for bit in range(16)]).astype(np.float64)
     bound = 5 / math.sqrt(draws.size)
     assert np.abs(bits.mean(1) - 0.5).max() < bound / 2
     assert np.abs(np.corrcoef(bits) - np.eye(16)).max() < bound
 
 
-def test_halves_of_one_hash_are_independent() -> None:
-    draws = uniform_16(derive_key(0, "c"), 0, like(1 << 20)).astype(np.float64)
-    assert abs(np.corrcoef(draws[::2], draws[1::2])[0, 1]) < 5 / math.sqrt(draws.size / 2)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_parts_of_one_hash_are_independent(bits: Literal[8, 16]) -> None:
+    draws = uniform_bits(bits, derive_key(0, "c"), 0, like(1 << 20)).astype(np.float64).reshape(-1, 32 // bits)
+    correlations = np.corrcoef(draws.T) - np.eye(draws.shape[1])
+    assert np.abs(correlations).max() < 5 / math.sqrt(len(draws))
 
 
 @pytest.mark.parametrize("step", [0.0, 0.25, 0.5, 0.75])
 def test_probabilities_between_two_steps_are_exact(step: float) -> None:
-    """Between two sixteen-bit steps further bits decide: draws at the boundary itself fall in the right share."""
-    key, size, bound = derive_key(1, "edge"), 1 << 23, 30_000
-    draws = uniform_16(key, 0, like(size))
-    below = draw_below((bound + step) / 2**16, key, 0, like(size))
+    """Between two eight-bit steps further bits decide: draws at the boundary itself fall in the right share."""
+    key, size, bound = derive_key(1, "edge"), 1 << 20, 117
+    draws = uniform_bits(8, key, 0, like(size))
+    below = draw_below((bound + step) / 2**8, key, 0, like(size))
     assert below[draws < bound].all()
     assert not below[draws > bound].any()
     edge = below[draws == bound]
-    assert edge.size > 60
+    assert edge.size > 3000
     assert abs(edge.mean() - step) <= 5 * math.sqrt(step * (1 - step) / edge.size)
 
 
@@ -142,7 +145,7 @@ def test_certain_draws(share: float, mean: float) -> None:
 
 
 def test_tiny_probabilities_are_not_lost() -> None:
-    """2^-18 is a quarter of the smallest sixteen-bit step."""
+    """2^-18 is a thousandth of the smallest eight-bit step."""
     kept = draw_below(2.0**-18, derive_key(2, "tiny"), 0, like(1 << 24)).sum()
     assert abs(kept - 64) < 5 * 8
 
@@ -163,5 +166,5 @@ def test_keys_stay_what_they_are() -> None:
 
 
 def test_keys_differ_in_their_draws() -> None:
-    first, second = (uniform_16(derive_key(seed, "w"), 0, like(1 << 18)).astype(float) for seed in (0, 1))
+    first, second = (uniform_bits(16, derive_key(seed, "w"), 0, like(1 << 18)).astype(float) for seed in (0, 1))
     assert abs(np.corrcoef(first, second)[0, 1]) < 5 / math.sqrt(first.size)

@@ -21,10 +21,11 @@ def plan(method: str | None, inputs: int = 2, elements: int = 10**9) -> Plan:
     return plan_of([op_of("w", stored, "BF16", method, {}, has_base=False)], [f"m{i}" for i in range(inputs)])
 
 
+HERE = Machine()
 KIND = kind_of(plan("linear").ops[0])
 
 
-def cost(planned: Plan, machine: Machine = Machine(), block: int = 1 << 17, processes: int = 1) -> Cost:
+def cost(planned: Plan, machine: Machine = HERE, block: int = 1 << 17, processes: int = 1) -> Cost:
     return estimate(planned, Path(), machine=machine, processes=processes, block_elements=block)
 
 

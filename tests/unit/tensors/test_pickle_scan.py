@@ -114,9 +114,14 @@ KINDS: dict[str, Callable[[], object]] = {
     "tensors": lambda: {"a": torch.ones(2, 3, dtype=torch.bfloat16), "b": torch.ones(3)},
     "parameters": lambda: OrderedDict(a=torch.nn.Parameter(torch.ones(2))),
     "a module's state": lambda: torch.nn.Linear(2, 3).state_dict(),
-    "a training state": lambda: {"state_dict": {"a": torch.ones(2)}, "epoch": 3, "lr": [0.1, (1, 2)], "size": torch.Size([2])},
+    "a training state": lambda: {
+        "state_dict": {"a": torch.ones(2)},
+        "epoch": 3,
+        "lr": [0.1, (1, 2)],
+        "size": torch.Size([2]),
+    },
     "quantised": lambda: {"a": torch.ones(2, dtype=torch.uint8), "b": torch.ones(2, dtype=torch.int8)},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
