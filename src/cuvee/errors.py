@@ -23,7 +23,13 @@ from typing import Any
 from typing_extensions import Self
 
 _TOKEN = re.compile(r"\bhf_\w{16,}|(?<=://)[^/\s@]+@")
+_MAX_TOLD = 3000
 _TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def _bounded(text: str) -> str:
+    """`text`, cut where a stranger's megabytes would fill the screen."""
+    return text if len(text) <= _MAX_TOLD else f"{text[:_MAX_TOLD]}..."
 
 
 def holds_token(text: str) -> bool:
@@ -75,7 +81,8 @@ class CuveeError(Exception):
 
     def __str__(self) -> str:
         rows = [("expected", self.expected), ("found", self.found), ("where", self.where), ("fix", self.fix)]
-        return redacted("\n".join([self.what, *(f"  {label + ':':<9} {text}" for label, text in rows if text)]))
+        told = [self.what, *(f"  {label + ':':<9} {text}" for label, text in rows if text)]
+        return redacted("\n".join(map(_bounded, told)))
 
 
 class RecipeError(CuveeError):

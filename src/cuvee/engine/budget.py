@@ -17,6 +17,7 @@ from cuvee.planning.ops import Plan, TensorOp
 
 _PROCESS_BYTES = 24 << 20  # anonymous memory of an interpreter with NumPy and Cuvee loaded, measured
 _SMALLEST_BLOCK = 1 << 12
+_REMEMBERED_ELEMENTS = 1 << 23  # of tensors up to here some methods keep a byte an element and model between two passes
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,11 @@ def _need(op: TensorOp) -> _Need:
     if spec.prepare is None:
         return _Need(element, element * least, 0)
     grain = min(max(grain_of(len(op.sources)), least), op.size)  # fixed, so that sums do not depend on the budget
-    searching = most_bytes(op.size, len(op.sources) - op.has_base) if spec.wants == "deltas" else 0
-    return _Need(element, element * grain, searching)
+    if spec.wants != "deltas":
+        return _Need(element, element * grain, 0)
+    masked = len(op.sources) - op.has_base
+    masks = masked * op.size if op.size <= _REMEMBERED_ELEMENTS else 0
+    return _Need(element, element * grain + masks, most_bytes(op.size, masked))
 
 
 def _too_small(plan: Plan, tensor: str, needed: int, memory: int, processes: int) -> PlanError:

@@ -88,7 +88,7 @@ def test_memory_grows_with_models_cores_and_blocks_and_not_with_tensors() -> Non
 
 def test_measured_memory_stands_before_reckoned() -> None:
     measured = Machine(cores=3, process_bytes=1000, lane_bytes=10, probed=True)
-    assert cost(plan("ties"), measured, processes=2).peak_memory == 2030
+    assert cost(plan("ties"), measured, processes=2).peak_memory == 3030
     assert cost(plan(None), Machine(process_bytes=1000)).peak_memory == 1000
 
 
