@@ -196,8 +196,7 @@ RECIPES: dict[str, tuple[Callable[[], str], str]] = {
     "layers without end": (
         lambda: (
             "merge_method: passthrough\nslices:\n"
-            + "- &s {sources: [{model: '@a', layer_range: [0, 3]}]}\n"
-            + "- *s\n" * 20_000
+            "- &s {sources: [{model: '@a', layer_range: [0, 3]}]}\n" + "- *s\n" * 20_000
         ),
         "expand without end",
     ),

@@ -1,7 +1,7 @@
 """Writes mergekit-0.1.5.npz: what mergekit makes of the recipes in `methods/recorded.py`.
 
-    python -m venv ENV && ENV/bin/pip install mergekit==0.1.5 torch==2.13.0 transformers==5.0.0
-    PYTHONPATH=tests .venv/bin/python tests/data/record_mergekit.py ENV
+python -m venv ENV && ENV/bin/pip install mergekit==0.1.5 torch==2.13.0 transformers==5.0.0
+PYTHONPATH=tests .venv/bin/python tests/data/record_mergekit.py ENV
 """
 
 from __future__ import annotations

@@ -29,6 +29,18 @@ if "--atheris" in sys.argv:
 else:
     from support.fuzzing import TARGETS, Target, taken
 
+PAGE = """\
+# Fuzzing
+
+Every parser of strangers' input, fed with inputs that a strategy draws (hypothesis) and that are bred for new branches
+(atheris). Taken means that it was understood, refused that it ended in one typed error. Anything else would be a fault.
+
+```sh
+make fuzz    # python tests/fuzz/run.py {inputs} --table docs/fuzzing-table.md
+```
+
+{table}
+"""
 COUNTED = ("inputs", "taken", "refused")
 
 
@@ -149,7 +161,7 @@ def main() -> int:
         text += "\n\natheris is not installed here: `pip install atheris` adds its inputs."
     print(text)
     if options.table:
-        options.table.write_text(text + "\n")
+        options.table.write_text(PAGE.format(inputs=options.inputs, table=text))
     return int(any(tally.finds for *_, tally in rows))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -102,7 +101,7 @@ def test_a_recipe_that_cannot_fit_is_refused_with_the_reason(folder: Path, tmp_p
     with pytest.raises(PlanError, match="4 models at once do not fit the memory budget") as caught:
         cuvee.merge(recipe(folder, "ties"), tmp_path / "out", MergeOptions(memory="40MiB"))
     assert "ties holds" in str(caught.value.expected)
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
     needed = caught.value.fix.split("--memory to ")[1].split()[0]
     cuvee.merge(recipe(folder, "ties"), tmp_path / "out", MergeOptions(memory=needed, threads=1, processes=1))
 
