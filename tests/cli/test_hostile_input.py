@@ -189,10 +189,6 @@ RECIPES: dict[str, tuple[Callable[[], str], str]] = {
     "a tag that runs": (lambda: LINEAR + 'x: !!python/object/apply:os.system ["touch pwned"]\n', "has no meaning"),
     "a method of megabytes": (lambda: "merge_method: " + "tie" * 300_000 + "\nmodels: [{model: a}]\n", "unknown merge"),
     "a number of megabytes": (lambda: LINEAR + "x: " + "1" * 300_000 + "\n", "too long"),
-    "sources without end": (
-        lambda: LINEAR + "".join('  - {model: "@a", parameters: {weight: 1}}\n' for _ in range(9_000)),
-        "at once do not fit",
-    ),
     "layers without end": (
         lambda: (
             "merge_method: passthrough\nslices:\n"

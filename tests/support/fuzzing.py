@@ -314,8 +314,14 @@ _RECIPES = (
 )
 _RECIPE_SEEDS = (
     *(yaml.safe_dump(recipe).encode() for recipe in _RECIPES),
-    b"merge_method: linear\nmodels:\n  - {model: a, parameters: &a {weight: 1.0}}\n"
-    b"  - {model: b, parameters: {<<: *a}}\n",
+    b"\n".join(
+        [
+            b"merge_method: linear",
+            b"models:",
+            b"  - {model: a, parameters: &a {weight: 1.0}}",
+            b"  - {model: b, parameters: {<<: *a}}",
+        ]
+    ),
     b"merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}\n",
 )
 
