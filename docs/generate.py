@@ -65,13 +65,22 @@ def main(arguments: Sequence[str]) -> int:
 def pages() -> dict[str, str]:
     """The text of every page made from code, by file name."""
     return {
-        "commands.md": _page(_COMMANDS, (_command(name, command) for name, command in sorted(app.commands.items()))),
+        "commands.md": _page(_COMMANDS, (_command(name, command) for name, command in sorted(_commands(app)))),
         "methods.md": _page(_METHODS, (_method(get_method(name)) for name in method_names())),
     }
 
 
 def _page(opening: str, sections: Iterable[str]) -> str:
     return "\n".join([_MADE + opening, *sections])
+
+
+def _commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command by its full name, those of groups too."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{before}{name} ")
+        else:
+            yield before + name, command
 
 
 def _command(name: str, command: click.Command) -> str:

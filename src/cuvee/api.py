@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cuvee
+from cuvee.adapters.facts import AdapterFacts, facts_of
 from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import MAX_THREADS, EngineSettings, execute, shared_out
 from cuvee.engine.fetch import fetch, local_files
 from cuvee.engine.probe import probe as measure
 from cuvee.errors import OutputError
+from cuvee.lora.commands import extract_adapter, merge_adapters
+from cuvee.lora.extraction import Extracted
+from cuvee.lora.files import WEIGHTS
+from cuvee.lora.options import ExtractOptions
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
@@ -28,11 +34,14 @@ from cuvee.publish.side_files import choose_side_files
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
 from cuvee.tensors import disk
+from cuvee.tensors.reference import ModelRef
+from cuvee.views.opener import Opener
 from cuvee.views.opening import open_inputs
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 _OUR_FILES = {"config.json", "mergekit_config.yml", disk.MARKER}
 _DEFAULTS = MergeOptions()
+_EXTRACTION = ExtractOptions()
 _SILENT = Silent()
 
 
@@ -116,6 +125,104 @@ def merge(
     return _report(opened.plan, out, time.perf_counter() - begin, files, (*opened.plan.warnings, *warnings), processes)
 
 
+@dataclass(frozen=True)
+class LoraReport:
+    """What an extraction did.
+
+    Attributes:
+        out: the finished adapter.
+        seconds: wall time.
+        extracted: how every changed tensor is held, and how closely.
+        bytes_written: bytes of the adapter's weights.
+        peak_memory: as in `MergeReport`.
+
+    """
+
+    out: Path
+    seconds: float
+    extracted: Extracted
+    bytes_written: int
+    peak_memory: int
+
+
+def extract_lora(
+    model: str,
+    base_model: str,
+    out: str | Path,
+    extraction: ExtractOptions = _EXTRACTION,
+    options: MergeOptions = _DEFAULTS,
+    progress: Progress = _SILENT,
+) -> LoraReport:
+    """Writes what `model` learned over `base_model` as a PEFT adapter into the directory `out`.
+
+    Args:
+        model: the fine-tune: a path or Hub id, as in recipes.
+        base_model: what it was trained from.
+        out: the directory to make; it appears only when it is complete.
+        extraction: see `ExtractOptions`.
+        options: see `MergeOptions`.
+        progress: receives events, from several threads.
+
+    Raises:
+        CuveeError: whatever stands in the way; `out` is then as it was before.
+
+    """
+    begin = time.perf_counter()
+    settings = engine_settings(options)
+    with _appearing(Path(out), overwrite=options.overwrite) as (folder, title):
+        found = extract_adapter(
+            model, base_model, folder, title, extraction, options, settings, progress, cuvee.__version__
+        )
+        written = (folder / WEIGHTS).stat().st_size
+    memory = _peak_memory(settings.processes or settings.workers)
+    return LoraReport(Path(out), time.perf_counter() - begin, found, written, memory)
+
+
+@dataclass(frozen=True)
+class LoraMergeReport:
+    """What a merge of adapters did.
+
+    Attributes:
+        out: the finished adapter.
+        seconds: wall time.
+        ranks: module path -> rank of its update.
+        bytes_written: bytes of the adapter's weights.
+        warnings: what the user should know.
+
+    """
+
+    out: Path
+    seconds: float
+    ranks: Mapping[str, int]
+    bytes_written: int
+    warnings: tuple[str, ...]
+
+
+def merge_lora(
+    recipe: str | Path | Mapping[str, Any],
+    out: str | Path,
+    options: MergeOptions = _DEFAULTS,
+    progress: Progress = _SILENT,
+) -> LoraMergeReport:
+    """Merges adapters into one adapter, as `recipe` says, into the directory `out`.
+
+    Args:
+        recipe: a path, YAML text or a mapping.
+        out: the directory to make; it appears only when it is complete.
+        options: see `MergeOptions`.
+        progress: receives events, from several threads.
+
+    Raises:
+        CuveeError: whatever stands in the way; `out` is then as it was before.
+
+    """
+    begin = time.perf_counter()
+    with _appearing(Path(out), overwrite=options.overwrite) as (folder, title):
+        merge = merge_adapters(recipe, folder, title, options, engine_settings(options), progress, cuvee.__version__)
+        written = (folder / WEIGHTS).stat().st_size
+    return LoraMergeReport(Path(out), time.perf_counter() - begin, merge.config.ranks, written, merge.warnings)
+
+
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
     """The recipe validated, its checkpoints' headers read, and the plan made.
 
@@ -133,6 +240,16 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
     )
     warnings = (*warnings, *_without_effect(loaded, options))
     return Opened(loaded, checkpoints, build_plan(loaded, checkpoints, settings, warnings))
+
+
+def adapter_facts(reference: str, options: MergeOptions = _DEFAULTS) -> AdapterFacts:
+    """What the adapter at a path or Hub id is, from its config and headers.
+
+    Raises:
+        CuveeError: if there is none, or it is corrupt or of a kind that is not supported.
+
+    """
+    return facts_of(Opener(None, options).adapter(ModelRef.parse(reference)))
 
 
 def engine_settings(options: MergeOptions) -> EngineSettings:
@@ -189,6 +306,16 @@ def _without_effect(recipe: Recipe, options: MergeOptions) -> list[str]:
     if options.unsafe_truncate_embeddings:
         said.append("--unsafe-truncate-embeddings has no effect yet: vocabularies of different sizes are refused")
     return said
+
+
+@contextmanager
+def _appearing(out: Path, *, overwrite: bool) -> Iterator[tuple[Path, str]]:
+    """A folder to fill, and the name that it gets; when the body is done it takes the place of `out`."""
+    target = _usable_output(out, overwrite=overwrite)
+    with disk.new_directory(target.with_name(target.name + ".partial"), disk.MARKER) as partial:
+        yield partial, target.name
+        disk.replace_directory(partial, target)
+    (target / disk.MARKER).unlink(missing_ok=True)
 
 
 def _usable_output(out: Path, *, overwrite: bool) -> Path:

@@ -98,7 +98,8 @@ RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "entry without a model": ('- model: "@a"\n    => - ', ("an entry names no model", "recipe.yml:3")),
     "models is a word": ("models: => models: x\nother:", ("models", "recipe.yml:2")),
     "no such model": ("@a => ./nowhere", ("no checkpoint at", "nowhere")),
-    "adapter": ('"@a" => "@a+./adapter"', ("adapter", "merge_and_unload")),
+    "no such adapter": ('"@a" => "@a+./adapter"', ("no checkpoint at", "adapter")),
+    "a model for an adapter": ('"@a" => "@a+@b"', ("is not an adapter", "adapter_config.json")),
     "only without base": ("models: => only: [mlp]\nmodels:", ("only", "base_model", "recipe.yml:2")),
     "tokenizer twice": (
         "models: => tokenizer_source: union\ntokenizer: {source: union}\nmodels:",

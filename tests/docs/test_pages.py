@@ -69,7 +69,10 @@ def test_command_line_parses(line: str) -> None:
     program, *words = shlex.split(line, comments=True)
     if program == "mergekit-yaml":
         words = ["merge", *words]
-    command = app.commands[words[0]]
+    command: click.Command = app.commands[words[0]]
+    while isinstance(command, click.Group) and words[1:]:
+        words = words[1:]
+        command = command.commands[words[0]]
     if words[1:]:  # else the page speaks of the command and shows no call
         assert command.make_context("cuvee", words[1:]).params
 

@@ -21,6 +21,11 @@ def mergekit_yaml() -> None:
     _run(["merge", *sys.argv[1:]], "mergekit-yaml")
 
 
+def mergekit_extract_lora() -> None:
+    """Runs `mergekit-extract-lora ...`, which is `cuvee lora extract` under the name that scripts know."""
+    _run(["lora", "extract", *sys.argv[1:]], "mergekit-extract-lora")
+
+
 def _run(arguments: list[str] | None, program: str) -> None:
     import click
 

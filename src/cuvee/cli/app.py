@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import cuvee
+from cuvee.cli.lora import lora
 from cuvee.cli.option_reader import build, options_of
 from cuvee.options import MergeOptions
 
@@ -108,3 +109,6 @@ def demo(out: Path | None) -> None:
     from cuvee.demo.run import run_demo
 
     run_demo(out, Console())
+
+
+app.add_command(lora)

@@ -34,8 +34,9 @@ def _option(item: Field[Any]) -> Callable[[F], F]:
     common: dict[str, Any] = {"help": meta["help"], "default": item.default, "hidden": meta["legacy"]}
     if isinstance(item.default, bool):
         return click.option(f"{name}/--no-{name[2:]}", *meta["flags"], item.name, **common)
-    kind = int if isinstance(item.default, int) else str
-    shown = item.default not in (None, 0)
+    kind = type(item.default) if isinstance(item.default, (int, float)) else str
+    shown = item.default not in (None, 0, ())
+    common["multiple"] = isinstance(item.default, tuple)
     return click.option(
         name, *meta["flags"], item.name, type=kind, metavar=meta["metavar"], show_default=shown, **common
     )

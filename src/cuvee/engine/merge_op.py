@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cuvee.engine.derive_op import derive_op
 from cuvee.engine.devices import Backend
 from cuvee.engine.files import ShardFiles
 from cuvee.engine.partition import ranges, row_length
@@ -17,11 +18,13 @@ from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.numerics.block import Block
 from cuvee.numerics.random import derive_key
-from cuvee.numerics.scan import GRAIN, BlockMap, Range, Scan, grain_of
+from cuvee.numerics.scan import GRAIN, BlockMap, Range, Scan
+from cuvee.numerics.scan import grain_of as grain_of_scan
 from cuvee.planning.ops import TensorOp
 from cuvee.tensors.dtypes import itemsize, numpy_dtype
 from cuvee.tensors.reader import FileReader
-from cuvee.tensors.sources import Stored
+from cuvee.tensors.shared import SharedReader, change_of
+from cuvee.tensors.sources import Source, Stored, grain_of
 
 # The largest number of a dtype; and half a step above it, from where values round to infinity.
 _LARGEST = {"F16": 65504.0, "BF16": 3.3895313892515355e38, "F32": 3.4028234663852886e38, "F64": 1.7976931348623157e308}
@@ -50,22 +53,46 @@ def serially(function: Callable[[Range], Any], spans: Iterable[Range]) -> Iterab
 
 def run_op(op: TensorOp, work: Work, block_map: BlockMap[Any] = serially) -> None:
     """Writes one output tensor."""
-    if op.size == 0:
+    if op.derivation is not None:
+        derive_op(op, work, block_map)
+    elif op.size == 0:
         return
-    if op.method is None:
+    elif op.method is None:
         _copy(op, work)
     else:
-        _Merge(op, work, get_method(op.method), block_map).run()
+        _merge(op, work, block_map).run()
 
 
 def blocks_in(op: TensorOp, block_elements: int) -> int:
     """How many blocks an op has: what it can be shared out in."""
-    return 1 if op.method is None else len(ranges(op.shape, get_method(op.method).scope, block_elements))
+    if op.derivation is not None:
+        return len(ranges(op.sources[0].shape, "rows", GRAIN))
+    return 1 if op.method is None else len(ranges(op.shape, get_method(op.method).scope, block_elements, _grain(op)))
+
+
+def _reads(op: TensorOp, spec: MethodSpec) -> tuple[list[Source], frozenset[int]]:
+    """What is read for an op; and at which places that is a difference from the base already."""
+    if spec.wants != "deltas" or not op.has_base:
+        return list(op.sources), frozenset()
+    base, *others = op.sources
+    changes = [change_of(source, base) for source in others]
+    reads = [base, *(change or source for change, source in zip(changes, others, strict=True))]
+    return reads, frozenset(i for i, change in enumerate(changes) if change is not None)
+
+
+def _grain(op: TensorOp) -> int:
+    return max(map(grain_of, op.sources), default=1)
 
 
 def scan_of(op: TensorOp, work: Work) -> Scan:
     """What an op's method is prepared with."""
-    return _Merge(op, work, get_method(op.method or ""), serially).scan()
+    return _merge(op, work, serially).scan()
+
+
+def _merge(op: TensorOp, work: Work, block_map: BlockMap[Any]) -> _Merge:
+    spec = get_method(op.method or "")
+    reads, changes = _reads(op, spec)
+    return _Merge(op, work, spec, block_map, SharedReader(work.reader, reads), changes)
 
 
 def _copy(op: TensorOp, work: Work) -> None:
@@ -89,8 +116,9 @@ def _copy(op: TensorOp, work: Work) -> None:
             work.output.copy_from(work.reader.descriptor(extent.file), extent, op.shard, op.offset)
             work.advance(extent.count)
         return
+    reader = SharedReader(work.reader, (first,))
     for start, stop in ranges(op.shape, "elements", work.block_elements):
-        block = first.read(start, stop, work.reader, numpy_dtype(op.dtype))
+        block = first.read(start, stop, reader, numpy_dtype(op.dtype))
         work.output.write(op.shard, op.offset + start * itemsize(op.dtype), block)
         work.advance(block.nbytes)
 
@@ -103,6 +131,8 @@ class _Merge:
     work: Work
     spec: MethodSpec
     block_map: BlockMap[Any]
+    reader: SharedReader
+    changes: frozenset[int]
 
     def run(self) -> None:
         """Scans, merges and writes the tensor."""
@@ -123,7 +153,7 @@ class _Merge:
                     self.refuse_nonfinite(merged, *span)
             self.write(merged, span[0])
 
-        spans = ranges(op.shape, spec.scope, self.work.block_elements)
+        spans = ranges(op.shape, spec.scope, self.work.block_elements, _grain(op))
         for _ in self.block_map(merge, spans):
             pass
 
@@ -151,10 +181,11 @@ class _Merge:
         return Scan(
             shape=op.shape,
             models=count,
-            ranges=ranges(op.shape, spec.scope, grain_of(len(op.sources))),
+            ranges=ranges(op.shape, spec.scope, grain_of_scan(len(op.sources)), _grain(op)),
             read=read,
             map=self.block_map,
             align=row_length(op.shape, spec.scope),
+            grain=_grain(op),
         )
 
     def read(self, start: int, stop: int, *, wide: bool = False) -> tuple[Block, Any]:
@@ -162,15 +193,16 @@ class _Merge:
         op, work, spec = self.op, self.work, self.spec
         doubles = wide or "F64" in (op.dtype, *(source.dtype for source in op.sources))
         dtype = np.dtype(np.float64 if doubles else np.float32)
-        arrays = [work.backend.load(source.read(start, stop, work.reader, dtype)) for source in op.sources]
+        arrays = [work.backend.load(array) for array in self.reader.together(start, stop, dtype)]
         if spec.scope != "elements":
             columns = op.shape[-1] if op.shape else 1
             arrays = [array.reshape(-1, columns) for array in arrays]
         base = None
         if spec.wants == "deltas" and op.has_base:
             base, *arrays = arrays
-            for array in arrays:
-                np.subtract(array, base, out=array) if isinstance(array, np.ndarray) else array.sub_(base)
+            for place, array in enumerate(arrays):
+                if place not in self.changes:
+                    np.subtract(array, base, out=array) if isinstance(array, np.ndarray) else array.sub_(base)
         return Block(tuple(arrays), start, derive_key(work.seed, op.name)), base
 
     def write(self, merged: Any, start: int) -> None:

@@ -20,8 +20,13 @@ def row_length(shape: tuple[int, ...], scope: Scope) -> int:
     return max(shape[-1], 1) if shape else 1
 
 
-def ranges(shape: tuple[int, ...], scope: Scope, block_elements: int) -> tuple[Range, ...]:
-    """(start, stop) of flat indices: whole rows, about `block_elements` each, at least one row."""
+def ranges(shape: tuple[int, ...], scope: Scope, block_elements: int, grain: int = 1) -> tuple[Range, ...]:
+    """(start, stop) of flat indices: whole rows, about `block_elements` each, at least one row.
+
+    They start at multiples of `grain`, a number of whole rows, if that many elements are no more than a block.
+    """
     size, row = math.prod(shape), row_length(shape, scope)
+    if row < grain <= block_elements and grain % row == 0:
+        row = grain
     step = max(block_elements // row, 1) * row
     return tuple((start, min(start + step, size)) for start in range(0, size, step))

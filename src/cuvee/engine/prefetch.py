@@ -5,6 +5,7 @@ Hints only: results never depend on them, and systems without the calls go witho
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -53,7 +54,7 @@ class Prefetcher:
 
     def _release_written(self, op: TensorOp) -> None:
         """Sets the writing to the disk of `op` going, and drops what was set going a while ago and is clean by now."""
-        self._output.release(op.shard, op.offset, op.nbytes)
+        self._release_outputs(op)
         clean: list[TensorOp] = []
         with self._lock:
             self._written.append(op)
@@ -62,7 +63,11 @@ class Prefetcher:
                 clean.append(self._written.popleft())
                 self._dirty -= clean[-1].nbytes
         for earlier in clean:
-            self._output.release(earlier.shard, earlier.offset, earlier.nbytes)
+            self._release_outputs(earlier)
+
+    def _release_outputs(self, op: TensorOp) -> None:
+        for output in op.outputs:
+            self._output.release(output.shard, output.offset, output.nbytes)
 
 
 def outgrows_memory(ops: Iterable[TensorOp]) -> bool:
@@ -75,4 +80,4 @@ def outgrows_memory(ops: Iterable[TensorOp]) -> bool:
 
 
 def _extents(op: TensorOp) -> Iterable[Extent]:
-    return (extent for source in op.sources for extent in source.extents(0, op.size))
+    return (extent for source in op.sources for extent in source.extents(0, math.prod(source.shape)))

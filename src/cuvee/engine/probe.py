@@ -35,6 +35,7 @@ from cuvee.planning.machine import Kind, Machine, kind_of
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.tensors import disk
 from cuvee.tensors.dtypes import is_float, itemsize, numpy_dtype
+from cuvee.tensors.reader import FileReader
 from cuvee.tensors.sources import stored_pieces
 
 _TINY_ELEMENTS = 1 << 22  # a plan smaller than this is done sooner than it is measured
@@ -234,7 +235,7 @@ def _sample(op: TensorOp, elements: int) -> TensorOp:
 
 def _in_memory(op: TensorOp, number: int) -> Work:
     return Work(
-        reader=_Pool(op, number),  # type: ignore[arg-type]
+        reader=_Pool(op, number),
         output=_Nowhere(),  # type: ignore[arg-type]
         backend=NumpyBackend(),
         seed=number,
@@ -246,15 +247,15 @@ def _in_memory(op: TensorOp, number: int) -> Work:
     )
 
 
-class _Pool:
+class _Pool(FileReader):
     """A reader of made-up weights: the same small random pool again and again, a little different for each file."""
 
     def __init__(self, op: TensorOp, number: int) -> None:
+        super().__init__()
         random = np.random.default_rng(number)
         count = _POOL_BYTES // 2 // len(op.sources)
         base = random.standard_normal(count, np.float32) * 0.02
         self._pools: dict[str, tuple[int, np.ndarray[Any, Any]]] = {}
-        self._local: dict[str, np.ndarray[Any, Any]] = {}
         for position, source in enumerate(op.sources):
             moved = base + random.standard_normal(count, np.float32) * (0.002 * bool(position))
             for piece in stored_pieces(source):

@@ -44,6 +44,7 @@ class Scan:
         read: gives the block of a range.
         map: runs a function over ranges.
         align: ranges start and end at multiples of this: a row's length where rows must stay whole, else 1.
+        grain: ranges that start at multiples of this many elements cost least.
 
     """
 
@@ -53,6 +54,7 @@ class Scan:
     read: Callable[[int, int], Block]
     map: BlockMap[Any]
     align: int = 1
+    grain: int = 1
 
     @property
     def size(self) -> int:
@@ -122,7 +124,7 @@ class Scan:
         Scores must not be negative. Among equal scores those of lowest index are kept.
         """
         return select_kth_largest(
-            lambda start, stop: score(self.read(start, stop)), self.ranges, ks, self.map, self.align
+            lambda start, stop: score(self.read(start, stop)), self.ranges, ks, self.map, self.align, self.grain
         )
 
 

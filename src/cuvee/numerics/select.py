@@ -84,6 +84,7 @@ def select_kth_largest(
     ks: Sequence[int],
     run: Callable[..., Iterable[Any]],
     align: int = 1,
+    grain: int = 1,
 ) -> tuple[Cut, ...]:
     """The cut for each `k` of `ks` and the array of the same position that `scores(start, stop)` gives.
 
@@ -93,6 +94,7 @@ def select_kth_largest(
         ks: how many entries to keep, one for each array of scores.
         run: maps a function over ranges, in order.
         align: ranges asked for start and end at multiples of this (a row's length, where rows must stay whole).
+        grain: ranges that start at multiples of this many elements cost least, and shorter ones no less.
 
     Entries that are not a number count as below everything.
 
@@ -105,7 +107,7 @@ def select_kth_largest(
         elif search.k <= 0:
             search.cut = KEEP_NONE
     if any(search.cut is None for search in searches) and len(ranges) > 1:
-        _bracket_by_sample(scores, size, searches, align)
+        _bracket_by_sample(scores, size, searches, align, grain)
     quota = max(_CAPACITY // max(len(ranges), 1), 256)
     while open_ := [position for position, search in enumerate(searches) if search.cut is None]:
         counted = list(run(lambda span, wanted=tuple(open_): _count(scores, span, searches, wanted, quota), ranges))
@@ -128,12 +130,17 @@ def most_bytes(size: int, searches: int) -> int:
     return 4 * searches * (min(chunks * _SAMPLE_LENGTH, size) + min(_CAPACITY, size))
 
 
-def _bracket_by_sample(scores: Scores, size: int, searches: Sequence[_Search], align: int) -> None:
+def _bracket_by_sample(scores: Scores, size: int, searches: Sequence[_Search], align: int, grain: int) -> None:
     """Sets each open search's bracket from a sample spread evenly over the tensor."""
     chunks = min(max(size >> 18, _SAMPLE_CHUNKS), 512)
-    length = min(-(-min(_SAMPLE_LENGTH, size // chunks) // align) * align, size)
+    length, stride = -(-min(_SAMPLE_LENGTH, size // chunks) // align) * align, 1
+    if grain > max(length, align) and length and grain % align == 0:
+        # As many values, from all over a grain: neighbours in a low-rank matrix are of one size. Odd, so that not
+        # every row gives the same columns.
+        stride, length, align = grain // length | 1, grain, grain
+    length = min(length, size)
     starts = dict.fromkeys((size - length) * i // (chunks - 1) // align * align for i in range(chunks))
-    parts = [[to_numpy(array).reshape(-1) for array in scores(start, start + length)] for start in starts]
+    parts = [[to_numpy(array).reshape(-1)[::stride] for array in scores(start, start + length)] for start in starts]
     for position, search in enumerate(searches):
         if search.cut is None:
             sample = np.concatenate([part[position] for part in parts])

@@ -19,7 +19,7 @@ from cuvee.recipe.values import resolve_parameters
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, is_quantised, name_of, promote
 from cuvee.tensors.reference import ModelRef
-from cuvee.tensors.sources import Source, stored_pieces
+from cuvee.tensors.sources import Source, is_verbatim, spelled
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     """A hash of a checkpoint's headers and file sizes: it changes when what a plan relies on does."""
     digest = blake2b(digest_size=12)
     for name, stored in checkpoint.tensors.items():
-        places = ",".join(str(piece.offset) for piece in stored_pieces(stored))
-        digest.update(f"{name} {stored.dtype} {stored.shape} {places}\n".encode())
+        digest.update(f"{name} {stored.dtype} {stored.shape} {spelled(stored)}\n".encode())
     for relative in checkpoint.weight_files.values():
         digest.update(f"{relative} {checkpoint.files.get(relative, 0)}\n".encode())
     return digest.hexdigest()
@@ -161,6 +160,7 @@ class _Builder:
         if (
             self.spec.name == "passthrough"
             and dtype == dtypes[0]
+            and is_verbatim(stored[0])
             and set(parameters.get("scale") or (None,)) <= {None, 1.0}
         ):
             return _op(wanted.name, stored, indices, dtype)

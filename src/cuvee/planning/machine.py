@@ -16,7 +16,7 @@ from cuvee.options import parse_size
 from cuvee.planning.ops import TensorOp
 
 Kind: TypeAlias = tuple[str, str, tuple[str, ...], bool]
-"""What the cost of an element depends on: method, output dtype, the sources' dtypes, whether the first is the base."""
+"""What an element's cost depends on: method, output dtype, the sources' kinds and dtypes, whether there is a base."""
 
 _EXAMPLE = "read=3GB/s,write=1GB/s,cores=64,nodes=8"
 _LARGEST_COUNT = 1 << 20
@@ -64,7 +64,7 @@ def other(machine: Machine, text: str) -> Machine:
 
 def kind_of(op: TensorOp) -> Kind:
     """What the cost of one of the op's elements depends on."""
-    return op.method or "", op.dtype, tuple(source.dtype for source in op.sources), op.has_base
+    return op.method or "", op.dtype, tuple(f"{source.kind} {source.dtype}" for source in op.sources), op.has_base
 
 
 def parse_machine(text: str) -> dict[str, float | int]:

@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from cuvee.tensors.dtypes import itemsize
-from cuvee.tensors.sources import Source
+from cuvee.tensors.sources import Source, is_verbatim, stored_pieces
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -19,8 +19,24 @@ ParameterValue = Scalar | tuple[Scalar, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """A tensor of the output: name, shape, safetensors dtype, the file it goes to and where in it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    shard: int = 0
+    offset: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the output."""
+        return math.prod(self.shape) * itemsize(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
 class TensorOp:
-    """One output tensor.
+    """One output tensor, or several that are derived together.
 
     Attributes:
         name: its name in the output.
@@ -33,6 +49,8 @@ class TensorOp:
         has_base: whether the first source is the base that deltas are taken from (or that the method wants first).
         method: how sources become one; None copies the bytes of the first (the others must be equal).
         parameters: the method's arguments, resolved for this tensor.
+        derivation: what makes the outputs of whole sources of any shapes, instead of a method (`cuvee.derivations`).
+        further: what a derivation writes beside the tensor that the op is named after.
 
     """
 
@@ -46,6 +64,13 @@ class TensorOp:
     has_base: bool
     method: str | None
     parameters: Mapping[str, ParameterValue]
+    derivation: str | None = None
+    further: tuple[Output, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Every tensor that is written, the op's own first."""
+        return (Output(self.name, self.shape, self.dtype, self.shard, self.offset), *self.further)
 
     @property
     def size(self) -> int:
@@ -55,12 +80,15 @@ class TensorOp:
     @property
     def nbytes(self) -> int:
         """Bytes in the output."""
-        return self.size * itemsize(self.dtype)
+        return self.size * itemsize(self.dtype) + sum(output.nbytes for output in self.further)
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of all sources."""
-        return sum(self.size * itemsize(source.dtype) for source in self.sources)
+        """Bytes of all sources; what several of them are made of counts once."""
+        if all(map(is_verbatim, self.sources)):
+            return sum(math.prod(source.shape) * itemsize(source.dtype) for source in {*self.sources})
+        pieces = {piece for source in self.sources for piece in stored_pieces(source)}
+        return sum(math.prod(piece.shape) * itemsize(piece.dtype) for piece in pieces)
 
 
 @dataclass(frozen=True, slots=True)

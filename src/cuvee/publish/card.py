@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import yaml
 
 from cuvee.methods.spec import MethodSpec
-from cuvee.tensors.reference import ModelRef
+from cuvee.tensors.reference import WITH_ADAPTER, ModelRef
 
 _HUB = "hf://"
 _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
@@ -113,14 +113,27 @@ def _table(inputs: Sequence[CardInput]) -> str:
 
 def _rows(model: CardInput) -> Iterator[tuple[str, str, str]]:
     """(public name, revision, role) of a model and of the adapters on it."""
-    if model.identity.startswith(_HUB):
-        repository, _, commit = model.identity.removeprefix(_HUB).partition("@")
-        yield repository, commit or model.reference.revision or "", "base" if model.is_base else "merged"
-    else:
-        yield _last_part(model.identity), "", "base" if model.is_base else "merged"
+    identity, *adapters = model.identity.split(WITH_ADAPTER)
+    name, commit = _public(identity)
+    yield name, commit or (identity.startswith(_HUB) and model.reference.revision) or "", _role(model)
+    if adapters:
+        yield from ((*_public(adapter), "adapter on the model above") for adapter in adapters)
+        return
     for adapter in model.reference.adapters:
         name = adapter.path if _may_be_hub_id(adapter.path) else _last_part(adapter.path)
         yield name, adapter.revision or "", "adapter on the model above"
+
+
+def _role(model: CardInput) -> str:
+    return "base" if model.is_base else "merged"
+
+
+def _public(identity: str) -> tuple[str, str]:
+    """What an identity may be called in public, and its commit if it is one on the Hub."""
+    if not identity.startswith(_HUB):
+        return _last_part(identity), ""
+    repository, _, commit = identity.removeprefix(_HUB).partition("@")
+    return repository, commit
 
 
 def _facts(seed: int, dtype: str | None, version: str) -> str:

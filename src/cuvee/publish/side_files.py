@@ -123,6 +123,16 @@ def choose_side_files(
     return SideFiles(dict(sorted(chosen.items())), tuple(warnings))
 
 
+def choose_tokenizer_files(home: Location) -> SideFiles:
+    """The tokenizer's files alone, chat templates included: what belongs beside an adapter.
+
+    Raises:
+        CheckpointError: as `choose_side_files` does.
+    """
+    names = _of_kinds(home, {"tokenizer"})
+    return SideFiles({name: home for name in sorted(names) if not _is_pickle(name, home)}, ())
+
+
 def copy_side_files(chosen: SideFiles, out: Path) -> tuple[str, ...]:
     """The names of the files that now lie in `out`, each copied whole and durably.
 

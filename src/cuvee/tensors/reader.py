@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from typing_extensions import Self
 
 from cuvee.tensors import disk
+from cuvee.tensors.sources import Source
 
 
 class FileReader:
@@ -38,6 +39,14 @@ class FileReader:
     def read_into(self, file: str, offset: int, target: memoryview) -> None:
         """Fills `target` from the file's bytes at `offset`."""
         disk.read_into(self.descriptor(file), target, offset, file)
+
+    def values(self, source: Source, start: int, stop: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Elements [start, stop) of a source."""
+        return source.read(start, stop, self, dtype)
+
+    def keep(self, key: Hashable, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:  # noqa: ARG002
+        """What `make` gives; nothing is kept here."""
+        return make()
 
     def descriptor(self, file: str) -> int:
         """The shared descriptor of a file."""

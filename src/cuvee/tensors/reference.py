@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+WITH_ADAPTER = " +adapter "
+"""Between the identities of a model and of what is on it."""
+
 
 @dataclass(frozen=True)
 class ModelRef:

@@ -8,8 +8,8 @@ here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, Union
 
 import numpy as np
@@ -26,6 +26,14 @@ class Reader(Protocol):
 
     def read_into(self, file: str, offset: int, target: memoryview) -> None:
         """Fills `target`."""
+        ...
+
+    def values(self, source: Source, start: int, stop: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+        """Elements [start, stop) of a source, not to be changed: other sources may be made of them too."""
+        ...
+
+    def keep(self, key: Hashable, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """What `make` gives, perhaps kept from an earlier call with this key; not to be changed."""
         ...
 
 
@@ -123,9 +131,12 @@ class Joined:
                 position += width
 
 
-Source = Union[Stored, Joined]  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
-"""Any node; `kind` tells them apart in JSON. Vocabulary rows, low-rank updates, dequantisation and merges of merges
-become further nodes."""
+# These modules need the names above, and `Source` when plans are read from JSON, so they come last.
+from cuvee.tensors.deltas import Hadamard, Kronecker, LowRank  # noqa: E402
+from cuvee.tensors.updates import Added, Renormed, RowsReplaced, Run, Scaled  # noqa: E402
+
+Source = Union[Stored, Joined, LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run]  # noqa: UP007
+"""Any node; `kind` tells them apart in JSON."""
 
 
 def stored_pieces(source: Source) -> Iterator[Stored]:
@@ -134,3 +145,28 @@ def stored_pieces(source: Source) -> Iterator[Stored]:
         yield source
     for child in source.children:
         yield from stored_pieces(child)
+
+
+def spelled(source: Source) -> str:
+    """What a source is made of, without the names of files: equal texts mean equal expressions of equal places."""
+    if isinstance(source, Stored):
+        return str(source.offset)
+    values = ((field.name, getattr(source, field.name)) for field in fields(source))
+    plain = ",".join(f"{name}={value!r}" for name, value in values if not _is_source(value))
+    return f"{plain}({','.join(map(spelled, source.children))})"
+
+
+def _is_source(value: object) -> bool:
+    first = value[0] if isinstance(value, tuple) and value else value
+    return hasattr(first, "children")
+
+
+def is_verbatim(source: Source) -> bool:
+    """Whether a source's values are stored values, so that copying it rounds nothing."""
+    return isinstance(source, (Stored, Joined)) and all(map(is_verbatim, source.children))
+
+
+def grain_of(source: Source) -> int:
+    """Ranges of a source that start at multiples of this many elements cost least."""
+    own = source.grain if isinstance(source, LowRank) else 1
+    return max((own, *map(grain_of, source.children)))

@@ -6,16 +6,14 @@ module's affair.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 from cuvee.errors import PlanError
 from cuvee.options import MergeOptions
 from cuvee.recipe.schema import Recipe
-from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
-from cuvee.tensors.hub import open_location
+from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
+from cuvee.views.opener import Opener
 
 
 def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
@@ -31,17 +29,8 @@ def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpo
 
 
 def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
-    cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
-    converted = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
-    opened: dict[ModelRef, Checkpoint] = {}
-    for ref in recipe.models():
-        if ref.adapters:
-            raise PlanError(
-                f"{ref} names an adapter, and this version of Cuvee does not merge adapters yet",
-                fix=f"merge the adapter into {ref.path} with PEFT's merge_and_unload first, and name the result",
-            )
-        opened[ref] = open_checkpoint(open_location(ref, cache), str(ref), converted)
-    return opened
+    opener = Opener(recipe.base_model, options)
+    return {ref: opener.open(ref) for ref in recipe.models()}
 
 
 def _refuse_what_is_not_built(recipe: Recipe, checkpoints: Iterable[Checkpoint]) -> None:

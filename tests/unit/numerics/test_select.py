@@ -117,7 +117,7 @@ def test_samples_that_mislead_cost_passes_not_exactness(data: str, monkeypatch: 
 def test_a_wrong_bracket_is_left_in_the_right_direction(
     low: float, high: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def mislead(scores: Any, size: int, searches: Any, align: int) -> None:
+    def mislead(scores: Any, size: int, searches: Any, align: int, grain: int) -> None:
         for search in searches:
             search.low, search.high = low, high
 
@@ -202,3 +202,22 @@ def test_cuts_before_in_and_after_a_block() -> None:
 
 def test_an_empty_tensor_keeps_all_of_nothing() -> None:
     assert select_kth_largest(lambda a, b: [np.empty(0)], (), [1], run) == (KEEP_ALL,)
+
+
+def test_a_sample_of_coarse_grain_starts_at_grains_and_is_spread_over_them() -> None:
+    """Rows of very different size, 10 to a grain: two consecutive thousand values would speak for a few rows only."""
+    sizes = np.exp(RNG.normal(size=4000)).astype(np.float32)
+    scores = (sizes[:, None] * np.abs(RNG.normal(size=(4000, 50))).astype(np.float32)).reshape(-1)
+    asked: list[tuple[int, int]] = []
+
+    def read(start: int, stop: int) -> list[Array]:
+        asked.append((start, stop))
+        return [scores[start:stop]]
+
+    ranges = [(i, min(i + 20_000, scores.size)) for i in range(0, scores.size, 20_000)]
+    (cut,) = select_kth_largest(read, ranges, [60_000], lambda f, spans: [f(s) for s in spans], grain=5000)
+    assert cut.value == np.sort(scores)[-60_000]
+    samples = [span for span in asked if span not in ranges]
+    assert len(samples) == 16
+    assert all(start % 5000 == 0 and stop - start == 5000 for start, stop in samples)
+    assert len(asked) - len(samples) == len(ranges) + 1  # one pass, and the block of the cut again

@@ -1,0 +1,132 @@
+"""Several adapters' updates of one module merged into one update, by any method that acts on changes.
+
+The sources are A and B of every adapter that has the module, in order. An adapter without it takes part with an update
+of zero, just as its merged model would have the base's weights there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cuvee.derivations.registry import Array, Inputs, derivation
+from cuvee.methods.registry import get_method
+from cuvee.methods.spec import MethodSpec
+from cuvee.numerics.block import Block
+from cuvee.numerics.low_rank import balanced
+from cuvee.numerics.scan import Scan
+from cuvee.numerics.subspaces import Shared, Update, core_space, knots, stacked, svd_of
+
+
+@derivation("stack")
+def stack(inputs: Inputs, *, present: tuple[bool, ...], factors: tuple[float, ...], rank: int) -> tuple[Array, Array]:
+    """A and B of the weighted sum of updates: exact, their ranks added up; or its best approximation of a lower rank.
+
+    Args:
+        inputs: A and B of each adapter present.
+        present: for each adapter whether it has the module.
+        factors: for each adapter its weight times its scaling.
+        rank: of the result; a lower one than the sum cuts singular values off.
+
+    """
+    updates = _updates(inputs, present, (1.0,) * len(present))
+    total = stacked(list(updates.values()), [factors[index] for index in updates])
+    return _cut(total, rank)
+
+
+@derivation("merge_updates")
+def merge_updates(
+    inputs: Inputs, *, present: tuple[bool, ...], scalings: tuple[float, ...], rank: int, space: str, method: str,
+    **parameters: Any,
+) -> tuple[Array, Array]:  # fmt: skip
+    """A and B of what `method` makes of the updates in a common space.
+
+    Args:
+        inputs: A and B of each adapter present.
+        present: for each adapter whether it has the module.
+        scalings: for each adapter the factor before B A.
+        rank: of the result.
+        space: `core` or `knots` (see `numerics.subspaces`), or `factors` to merge A and B each by itself, as PEFT's
+            `add_weighted_adapter` does: the product then has cross terms between adapters.
+        method: the name of a merge method.
+        parameters: the method's, for this module.
+
+    """
+    spec = get_method(method)
+    updates = _updates(inputs, present, scalings)
+    if space == "factors":
+        return _by_factors(spec, updates, len(present), parameters, inputs.key)
+    shared = (core_space if space == "core" else knots)(list(updates.values()))
+    zero = np.zeros_like(shared.coordinates[0])
+    own = dict(zip(updates, shared.coordinates, strict=True))
+    arrays = tuple(own.get(index, zero) for index in range(len(present)))
+    return _cut(_back(shared, merged(spec, arrays, parameters, inputs.key)), rank)
+
+
+def merged(spec: MethodSpec, arrays: tuple[Array, ...], parameters: Mapping[str, Any], key: int) -> Array:
+    """What a method makes of arrays in memory that are differences from a base of zero."""
+    shape = arrays[0].shape
+    flat = [array.reshape(-1) if spec.scope == "elements" else array for array in arrays]
+    size = math.prod(shape)
+    align = 1 if spec.scope == "elements" else shape[-1] if spec.scope == "rows" else size
+
+    def read(start: int, stop: int) -> Block:
+        pieces = [array.reshape(-1)[start:stop] for array in arrays]
+        if spec.scope != "elements":
+            pieces = [piece.reshape(-1, shape[-1]) for piece in pieces]
+        return Block(tuple(piece.copy() for piece in pieces), start, key)
+
+    prepared: tuple[Any, ...] = ()
+    if spec.prepare is not None:
+        scan = Scan(shape, len(arrays), ((0, size),), read, map, align)
+        prepared = (spec.prepare(scan, **{name: parameters[name] for name in spec.prepare_arguments}),)
+    result: Array = spec.apply(Block(tuple(array.copy() for array in flat), 0, key), *prepared, **parameters)
+    return np.reshape(result, shape)
+
+
+def _by_factors(
+    spec: MethodSpec, updates: Mapping[int, Update], count: int, parameters: Mapping[str, Any], key: int
+) -> tuple[Array, Array]:
+    """A and B merged apart; each takes the root of every weight, so that their product takes the weight once."""
+    weights = parameters.get("weight")
+    roots = dict(parameters)
+    signs = dict(parameters)
+    if weights is not None:
+        roots["weight"] = tuple(math.sqrt(abs(weight)) for weight in weights)
+        signs["weight"] = tuple(math.copysign(math.sqrt(abs(weight)), weight) for weight in weights)
+    first = next(iter(updates.values()))
+    nothing = Update(np.zeros_like(first.up), np.zeros_like(first.down))
+    every = [updates.get(index, nothing) for index in range(count)]
+    down = merged(spec, tuple(update.down for update in every), roots, key)
+    up = merged(spec, tuple(update.up for update in every), signs, key)
+    return down, up
+
+
+def _updates(inputs: Inputs, present: Sequence[bool], scalings: Sequence[float]) -> dict[int, Update]:
+    """By adapter, A and B as matrices, each with the root of the scaling."""
+    found: dict[int, Update] = {}
+    sources = iter(inputs.sources)
+    for index, there in enumerate(present):
+        if not there:
+            continue
+        down, up = next(sources).whole(), next(sources).whole()
+        rank = down.shape[0]
+        root = math.sqrt(abs(scalings[index]))
+        signed = math.copysign(root, scalings[index])
+        down, up = down.reshape(rank, -1), up.reshape(-1, rank)
+        found[index] = Update(up * signed, down * root) if scalings[index] != 1.0 else Update(up, down)
+    return found
+
+
+def _back(shared: Shared, coordinates: Array) -> Update:
+    return shared.back(coordinates.astype(shared.left.dtype, copy=False))
+
+
+def _cut(update: Update, rank: int) -> tuple[Array, Array]:
+    """A and B of the update at a rank: as they are if it is theirs, else the best of that rank."""
+    if update.down.shape[0] == rank:
+        return update.down, update.up
+    return balanced(svd_of(update, rank), distribute=True)

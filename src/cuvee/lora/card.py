@@ -1,0 +1,149 @@
+"""README.md of an adapter that was extracted: what it holds, how closely, and how to use it. Pure text from facts."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import yaml
+
+from cuvee.adapters.adapter import Adapter
+from cuvee.lora.curve import Point
+from cuvee.lora.extraction import Extracted, Held
+from cuvee.lora.merging import AdapterMerge
+from cuvee.lora.options import ExtractOptions
+from cuvee.lora.recipe import AdapterRecipe
+from cuvee.tensors.checkpoint import Checkpoint
+
+_SHOWN = 400  # rows of the table of modules
+
+
+def extraction_card(
+    title: str,
+    found: Extracted,
+    curve: Sequence[Point],
+    checkpoints: tuple[Checkpoint, Checkpoint],
+    options: ExtractOptions,
+    picture: str | None,
+    version: str,
+) -> str:
+    """The README.md of an extracted adapter.
+
+    Args:
+        title: what the adapter is called.
+        found: what it holds.
+        curve: error against rank.
+        checkpoints: the fine-tune and its base.
+        options: how it was extracted.
+        picture: the file of the picture of `curve`, if there is one.
+        version: of Cuvee.
+
+    """
+    model, base = (public_name(checkpoint.identity) for checkpoint in checkpoints)
+    parts = [
+        front_matter([base]),
+        f"# {title}",
+        f"What `{model}` learned over `{base}`, as an adapter for PEFT, extracted with Cuvee {version}.",
+        "## How close",
+        _closeness(found, options),
+    ]
+    if curve:
+        parts += [_curve_table(curve), f"![Relative error against rank]({picture})" if picture else ""]
+    parts += ["## Use", usage(title, base, _new_rows(found))]
+    if found.held:
+        parts += ["## Tensors", _tensor_table(found.held)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def merge_card(
+    title: str, recipe: AdapterRecipe, adapters: Sequence[Adapter], merge: AdapterMerge, version: str
+) -> str:
+    """The README.md of adapters merged into one."""
+    base = merge.config.base or "the adapters' base model"
+    ranks = sorted(merge.config.ranks.values()) or [0]
+    how = "the weighted sum of their updates" if recipe.is_sum else f"`{recipe.method}` in the space `{recipe.space}`"
+    lines = [f"- `{public_name(adapter.identity)}`" for adapter in adapters]
+    parts = [
+        front_matter([merge.config.base] if merge.config.base else []),
+        f"# {title}",
+        f"{len(adapters)} LoRA adapters merged into one with Cuvee {version}: {how}.",
+        "\n".join(lines),
+        f"{len(ranks)} modules, rank {ranks[0]} to {ranks[-1]}.",
+        f"## Recipe\n\n```yaml\n{recipe.text.rstrip()}\n```",
+        "## Use",
+        usage(title, base, None),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def front_matter(bases: Sequence[str]) -> str:
+    """The YAML head that the Hub reads."""
+    facts = {"base_model": list(bases), "library_name": "peft", "tags": ["lora", "cuvee"]}
+    return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
+
+
+def public_name(identity: str) -> str:
+    """A checkpoint as strangers may know it: its Hub id, or the last part of its path."""
+    repository = identity.removeprefix("hf://").partition("@")[0]
+    return repository if identity.startswith("hf://") else re.split(r"[/\\]", identity.rstrip("/\\"))[-1]
+
+
+def usage(title: str, base: str, rows: int | None) -> str:
+    """How to put the adapter on its base; with `rows` the base's vocabulary grows first."""
+    lines = [
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f'model = AutoModelForCausalLM.from_pretrained("{base}")',
+    ]
+    if rows is not None:
+        lines.append(f"model.resize_token_embeddings({rows})  # the adapter brings tokens of its own")
+    lines += [f'model = PeftModel.from_pretrained(model, "{title}")', "```"]
+    return "\n".join(lines)
+
+
+def _closeness(found: Extracted, options: ExtractOptions) -> str:
+    decomposed = found.decomposed
+    whole = sum(each.whole for each in found.held)
+    left = sum(not each.whole and not each.rank for each in found.held)
+    inner = math.fsum(each.missing for each in decomposed) / (math.fsum(each.total for each in decomposed) or 1.0)
+    ranks = sorted(each.rank for each in decomposed) or [0]
+    lines = [
+        (
+            f"- Relative error of the whole change: **{found.error:.4g}** "
+            f"(Frobenius norm of what is missing over that of what changed; factors as rounded to {options.dtype})."
+        ),
+        (
+            f"- {len(decomposed)} matrices as factors of rank {ranks[0]} to {ranks[-1]}, "
+            f"relative error {math.sqrt(inner):.4g} over these."
+        ),
+        f"- {whole} tensors saved whole, with no error.",
+        f"- {found.unchanged} tensors did not change and are not in the adapter.",
+        f"- Decomposed {'in full' if options.exact else 'by randomised subspace iteration'}.",
+    ]
+    if left:
+        lines.append(f"- {left} tensors changed and were left out; their change counts as missing.")
+    return "\n".join(lines)
+
+
+def _curve_table(curve: Sequence[Point]) -> str:
+    rows = [f"| {point.rank} | {point.error:.4g} | {point.parameters:,} |" for point in curve]
+    return "\n".join(["| rank at most | relative error | parameters of factors |", "|---|---|---|", *rows])
+
+
+def _tensor_table(held: Sequence[Held]) -> str:
+    rows = []
+    for each in held[:_SHOWN]:
+        how = f"rank {each.rank}" if each.rank else "whole" if each.whole else "left out"
+        error = math.sqrt(each.missing / each.total) if each.total > 0 else 0.0
+        rows.append(f"| {each.name} | {'×'.join(map(str, each.shape))} | {how} | {error:.4g} |")
+    more = [f"\nand {len(held) - _SHOWN} more."] if len(held) > _SHOWN else []
+    return "\n".join(["| tensor | shape | held | relative error |", "|---|---|---|---|", *rows, *more])
+
+
+def _new_rows(found: Extracted) -> int | None:
+    """How many rows the vocabulary has now, if the adapter brings embeddings that the base cannot be compared with."""
+    rows = [each.shape[0] for each in found.held if math.isnan(each.total) and len(each.shape) == 2]
+    return max(rows, default=None)

@@ -1,0 +1,153 @@
+"""Recipes for merging adapters: those for models, with adapters where models stand, and a space and a rank.
+
+`merge_method` is `concat` (the exact weighted sum), `svd` (its best approximation of a rank) or any method that acts on
+changes. Everything but those two names, `space` and `rank` is checked by the ordinary recipe language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cuvee.errors import PlanError, RecipeError
+from cuvee.methods.registry import get_method, method_names
+from cuvee.methods.spec import MethodSpec
+from cuvee.recipe.load import load_recipe
+from cuvee.recipe.schema import Recipe
+from cuvee.recipe.values import resolve_parameters
+from cuvee.recipe.yaml_marks import load_yaml
+from cuvee.tensors.reference import ModelRef
+
+SPACES = ("core", "knots", "factors")
+_SUMS = ("concat", "svd")
+_NO_BASE = "no-base"  # stands in for the base model that methods of changes want and adapters do not have
+
+
+@dataclass(frozen=True)
+class AdapterRecipe:
+    """A merge of adapters, validated.
+
+    Attributes:
+        method: `concat`, `svd`, or a merge method's name.
+        space: where the method acts: `core`, `knots` or `factors`.
+        rank: of the result; None keeps all that there is.
+        adapters: what is merged, in order.
+        text: the recipe as written.
+        warnings: what the user should know.
+        recipe: as the recipe language sees it.
+
+    """
+
+    method: str
+    space: str
+    rank: int | None
+    adapters: tuple[ModelRef, ...]
+    text: str
+    warnings: tuple[str, ...]
+    recipe: Recipe
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether the result is the plain weighted sum."""
+        return self.method in _SUMS
+
+    @property
+    def spec(self) -> MethodSpec:
+        """The method that the recipe language knows it by."""
+        return get_method(self.recipe.method)
+
+    def parameters(self, module: str, t: float) -> dict[str, Any]:
+        """The method's parameters for one module, per-adapter ones in the order of `adapters`."""
+        only = self.recipe.modules[0]
+        return resolve_parameters(self.recipe, only, only.slices[0], self.spec, t=t, tensor=module)
+
+
+def read_adapter_recipe(source: str | Path | Mapping[str, Any]) -> AdapterRecipe:
+    """The recipe that `source` (a path, YAML text or a mapping) holds.
+
+    Raises:
+        CuveeError: if it cannot be read, or does not say how to merge adapters.
+
+    """
+    data, text, file = _read(source)
+    name = data.get("merge_method")
+    if not isinstance(name, str):
+        raise RecipeError("the recipe names no merge_method", expected=f"concat, svd or one of {_usable()}", where=file)
+    parameters = dict(data.get("parameters") or {}) if isinstance(data.get("parameters") or {}, Mapping) else {}
+    space = _space(parameters.pop("space", None), file)
+    rank = _rank(parameters.pop("rank", None), file)
+    if name == "svd" and rank is None:
+        fix = "add `parameters: {rank: 16}`"
+        raise RecipeError("svd cuts the sum to a rank, and none is given", where=file, fix=fix)
+    if name == "concat" and rank is not None:
+        raise RecipeError("concat keeps every rank", where=file, fix="use merge_method: svd to cut to a rank")
+    if data.get("slices") or data.get("modules"):
+        raise RecipeError("adapters cannot be sliced", expected="models: a list of adapters", where=file)
+    plain = {**data, "merge_method": "task_arithmetic" if name in _SUMS else name, "parameters": parameters}
+    if "weight" not in parameters and name in _SUMS:
+        parameters["weight"] = 1.0
+    _check_method(plain["merge_method"], file)
+    if get_method(plain["merge_method"]).base == "required":
+        plain["base_model"] = _NO_BASE
+    recipe, warnings = load_recipe(plain)
+    adapters = tuple(source.model for source in recipe.modules[0].slices[0].sources if source.model.path != _NO_BASE)
+    if bad := next((ref for ref in adapters if ref.adapters), None):
+        raise PlanError(f"{bad} names a model with an adapter on it", fix=f"name the adapter alone: {bad.adapters[0]}")
+    shown = text or yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return AdapterRecipe(name, space, rank, adapters, shown, warnings, recipe)
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
+    """The recipe as plain data, its text, and what to call it."""
+    if isinstance(source, Mapping):
+        return dict(source), "", "recipe"
+    if isinstance(source, str) and ("\n" in source or ": " in source):
+        text, file = source, "recipe"
+    else:
+        file = str(source)
+        try:
+            text = Path(source).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"cannot read the recipe {file}", found=str(error), expected="a YAML file") from None
+    data, _ = load_yaml(text, file)
+    if not isinstance(data, Mapping):
+        raise RecipeError("a recipe must be a mapping", where=file, fix="start with `merge_method: NAME`")
+    return dict(data), text, file
+
+
+def _space(value: Any, file: str) -> str:
+    if value is None:
+        return "core"
+    if value not in SPACES:
+        raise RecipeError(f"unknown space {value!r}", expected=", ".join(SPACES), where=f"{file}: parameters.space")
+    return str(value)
+
+
+def _rank(value: Any, file: str) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise RecipeError(
+            "rank must be a whole number of 1 or more", found=repr(value), where=f"{file}: parameters.rank"
+        )
+    return value
+
+
+def _usable() -> str:
+    return ", ".join(name for name in method_names() if _acts_on_changes(get_method(name)))
+
+
+def _acts_on_changes(spec: MethodSpec) -> bool:
+    return spec.wants == "deltas" or spec.name == "linear"
+
+
+def _check_method(name: str, file: str) -> None:
+    if name in method_names() and not _acts_on_changes(get_method(name)):
+        raise PlanError(
+            f"{name} acts on weights, and an adapter holds a change of weights",
+            expected=f"concat, svd or one of {_usable()}",
+            where=file,
+            fix="or merge base+adapter models with `cuvee merge`, and extract an adapter from the result",
+        )

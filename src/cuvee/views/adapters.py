@@ -1,0 +1,181 @@
+"""A base model with an adapter on it, as one checkpoint: nothing is merged, its tensors are expressions.
+
+Every tensor of the adapter must find its place; what does not is refused by name. A tied head stays tied unless the
+adapter tells it apart from the embedding: then it becomes a tensor of its own, as it is while the adapter runs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+from cuvee.adapters.adapter import Adapter, AdapterModule
+from cuvee.errors import PlanError
+from cuvee.layout.facts import HEADS, LANGUAGE_CONFIGS
+from cuvee.layout.layout import tied_embedding
+from cuvee.tensors.checkpoint import Checkpoint
+from cuvee.tensors.location import Location
+from cuvee.tensors.reference import WITH_ADAPTER
+from cuvee.tensors.sources import Source
+from cuvee.views.adapter_experts import expert_updates
+from cuvee.views.adapter_names import BaseNames
+from cuvee.views.adapter_updates import Target, misfit, named_base, updated
+from cuvee.views.overlay import Overlay
+
+_VOCABULARY = re.compile(r"(embed|wte|word_embeddings|shared|lm_head|output)[^.]*\.weight$", re.IGNORECASE)
+_TOKENIZER = re.compile(
+    r"tokenizer[^/]*|special_tokens_map\.json|added_tokens\.json|vocab\.[^/]*|merges\.txt|[^/]*\.model"
+    r"|chat_template\.[^/]*|tekken\.json"
+)
+_TASK_HEADS = {"classifier", "score", "qa_outputs"}  # PEFT saves these for its tasks without being asked
+_HEAD = HEADS[0]
+
+
+def with_adapter(base: Checkpoint, adapter: Adapter, name: str) -> Checkpoint:
+    """The base as the adapter makes it.
+
+    Args:
+        base: the base model; other adapters may be on it already.
+        adapter: the adapter, opened.
+        name: what to call the two together.
+
+    Raises:
+        PlanError: if the adapter was made for another base.
+
+    """
+    view = _View(base, adapter)
+    view.bring_whole()
+    view.update_modules()
+    relative, uri = adapter.weight_file
+    hidden = f"adapters/{len(base.weight_files)}/{relative}" if relative else ""
+    return replace(
+        base,
+        name=name,
+        location=_location(base, adapter, hidden, brings_tokens=view.brings_tokens),
+        tensors=view.tensors,
+        files={**base.files, hidden: adapter.files[relative]} if relative else base.files,
+        weight_files={**base.weight_files, uri: hidden},
+        config_text=view.config_text(),
+    )
+
+
+class _View:
+    """The base's tensors while an adapter is put on them."""
+
+    def __init__(self, base: Checkpoint, adapter: Adapter) -> None:
+        self.base = base
+        self.adapter = adapter
+        self.tensors: dict[str, Source] = dict(base.tensors)
+        self.brings_tokens = False
+        self._own_paths = {path: path.replace(".base_layer", "") for path in adapter.modules}
+        self._names = BaseNames(base.tensors, [*self._own_paths.values(), *adapter.whole])
+        self._model_type = str(base.config.get("model_type", ""))
+        self._edits: dict[str, Any] = {}
+        tied = base.config.get("tie_word_embeddings", True) and _HEAD not in base.tensors
+        self._tied_to = tied_embedding(base.tensors, _HEAD) if tied and _has_language_head(base) else None
+
+    def bring_whole(self) -> None:
+        """Puts the tensors that the adapter brings whole in the place of the base's."""
+        for path, stored in self.adapter.whole.items():
+            name = self._names.find(path)
+            if name is None or name not in self.base.tensors:
+                name = self._new_name(path)
+            known = self.tensors.get(name)
+            vocabulary = _VOCABULARY.search(name) is not None
+            self.brings_tokens |= vocabulary
+            resized = known is not None and stored.shape != known.shape
+            if known is not None and resized:
+                if not vocabulary or stored.shape[1:] != known.shape[1:]:
+                    found = f"a whole tensor of shape {list(stored.shape)}"
+                    raise misfit(Target(name, known, None, ""), self.adapter, found)
+                self._edits["vocab_size"] = stored.shape[0]
+            if name == self._tied_to and _HEAD not in self.adapter.whole:
+                self.untie(stored if resized else self.tensors[name])
+            elif name == _HEAD and self._tied_to:
+                self.untie(stored)
+            self.tensors[name] = stored
+
+    def update_modules(self) -> None:
+        """Adds every module's update to its weight."""
+        blocks: dict[str, list[AdapterModule]] = {}
+        for path, module in self.adapter.modules.items():
+            own = self._own_paths[path]
+            weight = f"{self._names.find(own) or own}.weight"
+            only_tokens = set(module.parts) == {"trainable_tokens_delta"}
+            if weight == _HEAD and self._tied_to and only_tokens:
+                continue  # the same rows as those of the embedding
+            self.brings_tokens |= _VOCABULARY.search(weight) is not None
+            if self._tied_to and not only_tokens and weight in (_HEAD, self._tied_to):
+                self.untie(self.tensors.get(_HEAD, self.tensors[self._tied_to]))
+            if weight in self.tensors:
+                self._update(weight, module)
+            else:
+                blocks.setdefault(own, []).append(module)
+        for own, modules in blocks.items():
+            block = self._names.find(own)
+            if block is None:
+                raise self._homeless(own, modules[0])
+            self.tensors |= expert_updates(block, own, modules, self.tensors, self.adapter, self._model_type)
+
+    def untie(self, head: Source) -> None:
+        """Makes the tied head a tensor of its own."""
+        self.tensors.setdefault(_HEAD, head)
+        self._edits["tie_word_embeddings"] = False
+
+    def config_text(self) -> str | None:
+        """The base's config.json, with what the adapter changes of it."""
+        if self.base.config_text is None or not self._edits:
+            return self.base.config_text
+        config = dict(self.base.config)
+        for key, value in self._edits.items():
+            inner = [part for part in LANGUAGE_CONFIGS if key in (config.get(part) or {})]
+            for part in inner:
+                config[part] = {**config[part], key: value}
+            if key in config or not inner:
+                config[key] = value
+        return json.dumps(config, indent=2)
+
+    def _update(self, weight: str, module: AdapterModule) -> None:
+        bias = weight.removesuffix("weight") + "bias"
+        target = Target(weight, self.tensors[weight], self.tensors.get(bias), self._model_type)
+        update = updated(target, module, self.adapter)
+        self.tensors[weight] = update.weight
+        if update.bias is not None:
+            self.tensors[bias] = update.bias
+
+    def _new_name(self, path: str) -> str:
+        """The name of a tensor that the base does not have: a tied head, or the head of a task."""
+        saved = {*map(str, self.adapter.config.raw.get("modules_to_save") or ()), *_TASK_HEADS}
+        if (path == _HEAD and self._tied_to) or any(f".{module}." in f".{path}" for module in saved):
+            return path
+        raise self._homeless(path, None)
+
+    def _homeless(self, path: str, module: AdapterModule | None) -> PlanError:
+        adapter, lost = self.adapter, [p for p in self._own_paths.values() if self._names.find(p) is None]
+        parts = module.parts if module else {"tensor": adapter.whole[path]}
+        shapes = ", ".join(f"{name} {list(part.shape)}" for name, part in parts.items())
+        return PlanError(
+            f"adapter {adapter.name} was made for another base: {self.base.name} has no {path}",
+            expected=f"a place for each of its {len(adapter.modules)} modules",
+            found=f"{max(len(lost), 1)} without one; this one with {shapes}",
+            fix=named_base(adapter),
+            tensor=path,
+        )
+
+
+def _has_language_head(base: Checkpoint) -> bool:
+    kinds = base.config.get("architectures") or ()
+    return any(str(kind).endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for kind in kinds)
+
+
+def _location(base: Checkpoint, adapter: Adapter, hidden: str, *, brings_tokens: bool) -> Location:
+    """The base's files; with the adapter's tokenizer if it brings rows of the vocabulary, and its weights unlisted."""
+    tokenizer = [name for name in adapter.files if brings_tokens and _TOKENIZER.fullmatch(name)]
+    return Overlay(
+        base.location,
+        {name: (adapter.location, name) for name in tokenizer},
+        {hidden: (adapter.location, adapter.weight_file[0])} if hidden else {},
+        f"{base.identity}{WITH_ADAPTER}{adapter.identity}",
+    )
