@@ -61,7 +61,7 @@ def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_e
         sum(op.bytes_read for op in merged) / machine.read,
         sum(op.nbytes for op in merged) / machine.write,
     )
-    copied = sum(op.nbytes for op in plan.ops if op.method is op.derivation) / machine.copy
+    copied = sum(op.nbytes for op in plan.ops if op.method is None and op.derivation is None) / machine.copy
     return Cost(
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
