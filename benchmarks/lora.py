@@ -87,7 +87,7 @@ def recipe_of(method: str, base: Path, models: list[str]) -> dict[str, object]:
 
 
 def dense_models(models: Path, scratch: Path) -> list[str]:
-    """Five dense siblings, the last of them hard links to the first ones: other files, but no more bytes on the disk."""
+    """Five dense siblings, the last ones hard links to the first: other files, but no more bytes on the disk."""
     found = sorted(folder.resolve() for folder in models.iterdir() if folder.is_dir() and folder.name != "base")
     for number in range(COUNT - len(found)):
         link = scratch / f"dense{number}"

@@ -15,10 +15,12 @@ from statistics import median
 from typing import Any
 
 from measure import Run
+from recipes import AIMS, MERGEKIT_SECONDS
 
 REFERENCE = "cuvee"
 """The side that every ratio is taken against."""
 COLUMNS = ("method", "run", "wall s", "min-max", "CPU s", "peak MB", "anonymous MB", "wall / Cuvee's")
+AIM_COLUMNS = ("method", "mergekit, reference", "Cuvee", "ratio", "aim")
 _WIDTHS = (17, 22, 8, 15, 8, 8, 13, 15)
 
 
@@ -85,6 +87,17 @@ def others_share(records: Sequence[Record]) -> dict[str, str]:
     return {"taken meanwhile by everything else": f"{taken / available:.0%} of the cores' time"}
 
 
+def aims(records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """For each method of known reference: its seconds, plain Cuvee's, their ratio, and the ratio aimed at."""
+    rows = []
+    for method, seconds in MERGEKIT_SECONDS.items():
+        own = [r.run.wall_s for r in records if (r.method, r.side) == (method, REFERENCE) and r.run.exit_code == 0]
+        if own:
+            ratio = seconds / median(own)
+            rows.append((method, f"{seconds:g}", f"{median(own):.2f}", f"{ratio:.1f}", str(AIMS[method])))
+    return rows
+
+
 def terminal_line(cells: Sequence[str]) -> str:
     """The cells padded to the columns' widths: words to the left, figures to the right."""
     padded = [
@@ -109,6 +122,11 @@ def markdown(results: Results) -> str:
         "\n".join(f"- {name}: {text}" for name, text in facts.items()),
         _markdown_table(COLUMNS, rows, words=2),
     ]
+    if rows := aims(results.records):
+        parts += [
+            "Against mergekit's seconds for the same recipes at full size on a quiet machine of two cores:",
+            _markdown_table(AIM_COLUMNS, rows, words=1),
+        ]
     if results.differences:
         parts += [
             "Values of the two tools' outputs, where nothing is drawn at random:",

@@ -32,7 +32,18 @@ from headers import check_output
 from inputs import SHAPES, parameter_count
 from measure import Run, machine, measure, warm
 from recipes import FOUNDATION, RANDOM, RECIPES, expected_tensors, models_used, write_recipe
-from report import COLUMNS, Record, Results, as_json, markdown, others_share, table_row, terminal_line
+from report import (
+    AIM_COLUMNS,
+    COLUMNS,
+    Record,
+    Results,
+    aims,
+    as_json,
+    markdown,
+    others_share,
+    table_row,
+    terminal_line,
+)
 
 HELP = "--help"
 COPY = "cp"
@@ -246,6 +257,8 @@ def main() -> int:
             if file:
                 file.write_text(text(results))
     print("\n".join(f"{name}: {text}" for name, text in others_share(results.records).items()))
+    if options.size == "full":
+        print(*(" ".join(f"{cell:>19}" for cell in row) for row in (AIM_COLUMNS, *aims(results.records))), sep="\n")
     return 1 if race.failed else 0
 
 

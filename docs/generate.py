@@ -1,4 +1,4 @@
-"""Writes the pages that are made from code: commands.md from the command line, methods.md from the method specs.
+"""Writes the pages that are made from code: commands.md from the command line, methods from their specs and docstrings.
 
     python docs/generate.py            write them
     python docs/generate.py --check    fail if a page is not what would be written
@@ -15,14 +15,18 @@ from dataclasses import fields
 from pathlib import Path
 
 import click
+from pictures import picture
 
 from cuvee.cli.app import app
+from cuvee.cli.show import example_recipe
 from cuvee.methods.registry import get_method, method_names
 from cuvee.methods.spec import MethodSpec, Parameter
+from cuvee.methods.stages import STAGES
 from cuvee.options import MergeOptions
 
 HERE = Path(__file__).parent
 _MERGE_OPTIONS = frozenset(item.name for item in fields(MergeOptions))
+_USE = "Use it"
 _MADE = "<!-- Made by docs/generate.py from the code; change the code and run `make docs`. -->\n"
 
 _COMMANDS = """
@@ -39,12 +43,21 @@ Sizes are numbers with a unit of 1000 (`500M`, `5B`, `2GB`) or of 1024 (`1GiB`).
 _METHODS = """
 # Methods
 
-`cuvee methods` lists them, `cuvee methods NAME` explains one and shows a recipe, `cuvee methods --json` tells programs.
+Each method has a page with its formula, its parameters, a recipe and a picture. `cuvee methods` lists them,
+`cuvee methods NAME` explains one, `cuvee methods --json` tells programs. [choosing-a-method.md](choosing-a-method.md)
+helps to choose; [adding-a-method.md](adding-a-method.md) tells how to add one.
+"""
 
+_NOTATION = """
 In the formulas W_i are the models' tensors, W_0 is the base model's, d_i = W_i - W_0 is what model i learned (its task
 vector), w_i is its weight, p_i its density and n the number of elements. A parameter that is *per model* may stand
 under a model's own `parameters` or under the recipe's, for all models. [recipes.md](recipes.md) tells how values may
-vary over layers and tensors; [adding-a-method.md](adding-a-method.md) how to add a method.
+vary over layers and tensors.
+
+## Stages
+
+What a method merged of task vectors can be scaled before it is added to the base. Every method that needs a base and
+merges task vectors takes these parameters beside its own:
 """
 
 
@@ -54,6 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, text in pages().items():
         page = HERE / name
         if "--check" not in arguments:
+            page.parent.mkdir(exist_ok=True)
             page.write_text(text, encoding="utf-8")
         elif not page.exists() or page.read_text(encoding="utf-8") != text:
             stale.append(f"docs/{name}")
@@ -63,10 +77,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def pages() -> dict[str, str]:
-    """The text of every page made from code, by file name."""
+    """The text of every page and picture made from code, by file name."""
+    specs = [get_method(name) for name in method_names()]
     return {
         "commands.md": _page(_COMMANDS, (_command(name, command) for name, command in sorted(_commands(app)))),
-        "methods.md": _page(_METHODS, (_method(get_method(name)) for name in method_names())),
+        "methods.md": _methods(specs),
+        **{f"methods/{spec.name}.md": _method(spec) for spec in specs},
+        **{f"methods/{spec.name}.svg": picture(spec) for spec in specs},
     }
 
 
@@ -84,7 +101,9 @@ def _commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click
 
 
 def _command(name: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=f"cuvee {name}")
+    # click remembers a command's help flags from the first context it meets: let that be the one it has in use.
+    parent = click.Context(app, info_name="cuvee", **app.context_settings)
+    context = click.Context(command, info_name=name, parent=parent)
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     # click marks with \f where the text for people ends, and with \b paragraphs that keep their lines.
     text = inspect.cleandoc((command.help or "").split("\f")[0].replace("\b\n", ""))
@@ -114,14 +133,30 @@ def _option(option: click.Option) -> tuple[str, str, str]:
     return ", ".join(names), option.help or "", shown
 
 
+def _methods(specs: Sequence[MethodSpec]) -> str:
+    """All methods in a table, and what they have in common."""
+    rows = [(f"[{spec.name}](methods/{spec.name}.md)", _inputs(spec), spec.summary) for spec in specs]
+    stages = _table(("parameter", "type", "default", "meaning"), map(_parameter, STAGES.values()))
+    return "\n".join([_MADE + _METHODS, _table(("method", "takes", "what it does"), rows), _NOTATION, stages, ""])
+
+
 def _method(spec: MethodSpec) -> str:
-    text = spec.doc.split("\nArgs:")[0].strip().removeprefix(spec.summary).strip()
-    parts = [f"## {spec.name}", spec.summary, f"Takes {_inputs(spec)}.", text]
-    if spec.parameters:
-        parts.append(_table(("parameter", "type", "default", "meaning"), map(_parameter, spec.parameters.values())))
+    """One method's page: idea, formula, when to use it, picture, parameters, recipe, paper."""
+    text = spec.doc.split("\nArgs:")[0].strip().removeprefix(spec.summary).strip().split("\n\n")
+    uses = [part for part in text if part.startswith(_USE)]
+    formula = [part for part in text if not part.startswith(_USE)]
+    own = [parameter for name, parameter in spec.parameters.items() if name not in STAGES]
+    parts = [f"# {spec.name}", spec.summary, f"Takes {_inputs(spec)}.", f"![{spec.name} at work]({spec.name}.svg)"]
+    parts += ["## Formula", *formula, "[What the letters mean](../methods.md)."]
+    parts += ["## When to use it", *uses]
+    if own:
+        parts += ["## Parameters", _table(("parameter", "type", "default", "meaning"), map(_parameter, own))]
+    if len(own) < len(spec.parameters):
+        parts.append("And the [stages](../methods.md#stages) `lines` and `match_norm`.")
+    parts += ["## Recipe", f"```yaml\n{example_recipe(spec)}\n```"]
     if spec.reference:
-        parts.append(f"Reference: {spec.reference}")
-    return "\n\n".join(part for part in parts if part) + "\n"
+        parts += ["## Reference", f"{spec.reference}."]
+    return _MADE + "\n" + "\n\n".join(parts) + "\n"
 
 
 def _inputs(spec: MethodSpec) -> str:
@@ -133,6 +168,7 @@ def _inputs(spec: MethodSpec) -> str:
 
 def _parameter(parameter: Parameter) -> tuple[str, str, str, str]:
     kind = " or ".join(f"`{choice}`" for choice in parameter.choices) or parameter.kind.__name__
+    kind = " or ".join([kind, *(f"`{word}`" for word in parameter.words)])
     default = "" if parameter.default is None else f"`{str(parameter.default).lower()}`"
     return (
         f"`{parameter.name}`",

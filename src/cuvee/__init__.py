@@ -4,8 +4,8 @@
 
     report = cuvee.merge("recipe.yml", "merged")
 
-`merge`, `plan`, `MergeOptions`, `MergeReport`, `Recipe`, `load_recipe` and `CuveeError` are the public names. They are
-loaded on first use, so that `import cuvee` and `cuvee --help` stay quick.
+`merge`, `plan`, `describe`, `MergeOptions`, `MergeReport`, `Recipe`, `load_recipe` and `CuveeError` are the public
+names. They are loaded on first use, so that `import cuvee` and `cuvee --help` stay quick.
 """
 
 from __future__ import annotations
@@ -14,18 +14,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cuvee.api import MergeReport, merge, plan
+    from cuvee.api import MergeReport, describe, merge, plan
     from cuvee.errors import CuveeError
     from cuvee.options import MergeOptions
     from cuvee.recipe.load import load_recipe
     from cuvee.recipe.schema import Recipe
 
 __version__ = "0.1.0"
-__all__ = ["CuveeError", "MergeOptions", "MergeReport", "Recipe", "__version__", "load_recipe", "merge", "plan"]
+__all__ = [
+    "CuveeError",
+    "MergeOptions",
+    "MergeReport",
+    "Recipe",
+    "__version__",
+    "describe",
+    "load_recipe",
+    "merge",
+    "plan",
+]
 
 _HOMES = {
     "merge": "cuvee.api",
     "plan": "cuvee.api",
+    "describe": "cuvee.api",
     "MergeReport": "cuvee.api",
     "MergeOptions": "cuvee.options",
     "CuveeError": "cuvee.errors",

@@ -18,6 +18,7 @@ from cuvee.engine.execute import MAX_THREADS, EngineSettings, execute, shared_ou
 from cuvee.engine.fetch import fetch, local_files
 from cuvee.engine.probe import probe as measure
 from cuvee.errors import OutputError
+from cuvee.layout.tree import Tree, tree_of
 from cuvee.lora.commands import extract_adapter, merge_adapters
 from cuvee.lora.extraction import Extracted
 from cuvee.lora.files import WEIGHTS
@@ -26,7 +27,7 @@ from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
 from cuvee.planning.machine import Machine, other
-from cuvee.planning.ops import Plan
+from cuvee.planning.ops import Decision, Plan
 from cuvee.progress import Progress, Silent
 from cuvee.publish.complete import complete, compose_config
 from cuvee.publish.pytorch import require_torch
@@ -36,7 +37,7 @@ from cuvee.recipe.schema import Recipe
 from cuvee.tensors import disk
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.opener import Opener
-from cuvee.views.opening import open_inputs
+from cuvee.views.opening import open_inputs, open_stored
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 _OUR_FILES = {"config.json", "mergekit_config.yml", disk.MARKER}
@@ -58,7 +59,8 @@ class MergeReport:
             not tell).
         merged: tensors that went through a method.
         copied: tensors whose bytes were copied.
-        dropped: input tensors left out because the recipe does not ask for them, as (model name, tensor).
+        dropped: input tensors that no output tensor is made of, as the recipe or a rule wants it: (model name, tensor).
+        decisions: what was done about tensors that only some models have, or that are not merged for another reason.
         files: names of all files written.
         warnings: what the user should know.
 
@@ -72,6 +74,7 @@ class MergeReport:
     merged: int
     copied: int
     dropped: tuple[tuple[str, str], ...]
+    decisions: tuple[Decision, ...]
     files: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -223,6 +226,20 @@ def merge_lora(
     return LoraMergeReport(Path(out), time.perf_counter() - begin, merge.config.ranks, written, merge.warnings)
 
 
+def describe(checkpoint: str | Path, options: MergeOptions = _DEFAULTS) -> Tree:
+    """What a checkpoint holds: its stacks, layers, shapes, ties and vocabulary, from headers and config alone.
+
+    Args:
+        checkpoint: a path or Hub id, with `@revision` if need be.
+        options: of which only where downloaded models lie counts.
+
+    Raises:
+        CuveeError: if it cannot be opened.
+
+    """
+    return tree_of(open_stored(ModelRef.parse(str(checkpoint)), options))
+
+
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
     """The recipe validated, its checkpoints' headers read, and the plan made.
 
@@ -230,7 +247,7 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
         CuveeError: if any of it cannot be.
 
     """
-    loaded, warnings = load_recipe(recipe, strict=options.strict)
+    loaded, warnings = load_recipe(recipe, strict=options.strict, trust_remote_code=options.trust_remote_code)
     checkpoints = open_inputs(loaded, options)
     settings = PlanSettings(
         max_shard_bytes=parse_size(options.out_shard_size),
@@ -368,6 +385,7 @@ def _report(
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
         dropped=tuple((plan.models[index].name, name) for index, name in plan.dropped),
+        decisions=plan.decisions,
         files=files,
         warnings=warnings,
     )

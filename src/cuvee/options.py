@@ -56,7 +56,9 @@ class MergeOptions:
     copy_tokenizer: bool = option(True, "Write the tokenizer's files beside the weights.")
     write_model_card: bool = option(True, "Write README.md and mergekit_config.yml.")
     safe_serialization: bool = option(True, "Write safetensors; --no-safe-serialization writes PyTorch .bin files.")
-    trust_remote_code: bool = option(False, "Copy the Python files that come with the base model.")
+    trust_remote_code: bool = option(
+        False, "Run merge methods from Python files that recipes name; copy the Python files beside the base model."
+    )
     allow_crimes: bool = option(False, "Allow models of different architectures.")
     allow_nonfinite: bool = option(False, "Go on when weights hold NaN or infinities.")
     transformers_cache: str | None = option(None, "Folder for downloaded models.", metavar="PATH")

@@ -19,7 +19,7 @@ from cuvee.methods.registry import get_method, method_names
 from cuvee.planning.ops import plan_from_json
 from support.tiny_models import Family, load_checkpoint, recipe
 
-COMMANDS = ("merge", "plan", "methods", "demo")
+COMMANDS = ("merge", "plan", "layout", "methods", "demo")
 TEXT = """\
 merge_method: ties
 base_model: "@base"

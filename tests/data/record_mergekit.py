@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from safetensors.numpy import load_file
 
-from methods.recorded import CODES, RECIPES, RESULTS, inputs
+from methods.recorded import CODES, KEPT, RECIPES, RESULTS, inputs
 
 
 def main(environment: Path) -> None:
@@ -31,7 +31,9 @@ def main(environment: Path) -> None:
                 subprocess.run(command, check=True, capture_output=True)
                 for file in out.glob("*.safetensors"):
                     for tensor, values in load_file(file).items():
-                        stored = values if dtype == "float32" else values.view(np.uint16)
+                        if not any(part in tensor for part in KEPT):
+                            continue
+                        stored = values if values.dtype == np.float32 else values.view(np.uint16)
                         found[f"{dtype}/{name}/{tensor}"] = stored
     np.savez_compressed(RESULTS, **found)
 

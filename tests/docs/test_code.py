@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +23,15 @@ from support.pages import DOCS, ROOT, blocks
 METHOD, BY_HAND, USE = (block.text for block in blocks(DOCS / "adding-a-method.md", "python"))
 (ENTRY_POINT,) = (block.text for block in blocks(DOCS / "adding-a-method.md", "toml"))
 API, README_METHOD = (block.text for block in blocks(ROOT / "README.md", "python"))
+PACKAGE = ROOT / "examples" / "even-arithmetic"
+PACKAGE_LINE = "merge_method: ./even_arithmetic.py:even_arithmetic"
 NOTEBOOK = ROOT / "examples" / "python_api.ipynb"
 
 
 def run(here: Path, *arguments: str) -> str:
     """What a fresh Python prints: a method registered there is not known to other tests."""
-    environment = {**os.environ, "PYTHONPATH": str(here), "PYTHONWARNINGS": "error"}
+    path = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=here, env=environment, capture_output=True, text=True, check=False
     )
@@ -40,6 +44,29 @@ def module(here: Path) -> Path:
     """A directory that holds the tutorial's method as a module."""
     (here / "even_arithmetic.py").write_text(METHOD, encoding="utf-8")
     return here
+
+
+def test_the_example_package_holds_the_tutorial_s_method_and_entry_point() -> None:
+    assert (PACKAGE / "even_arithmetic.py").read_text(encoding="utf-8") == METHOD
+    assert ENTRY_POINT in (PACKAGE / "pyproject.toml").read_text(encoding="utf-8")
+    assert PACKAGE_LINE in blocks(DOCS / "adding-a-method.md", "yaml")[0].text
+    assert PACKAGE_LINE in (PACKAGE / "recipe.yml").read_text(encoding="utf-8")
+
+
+def test_the_example_package_s_recipe_and_tests_run(here: Path) -> None:
+    place = here / "package"
+    shutil.copytree(PACKAGE, place)
+    (here / "family").symlink_to(family()["base"].parent)
+    (place / "family").symlink_to(family()["base"].parent)
+    refused = subprocess.run(
+        [sys.executable, "-m", "cuvee", "merge", "package/recipe.yml", "merged"],
+        cwd=here, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert "--trust-remote-code" in refused.stderr
+    run(here, "-m", "cuvee", "merge", "package/recipe.yml", "merged", "--trust-remote-code", "--quiet")
+    assert (here / "merged" / "model.safetensors").exists()
+    assert "3 passed" in run(place, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
 def test_readme_api(here: Path) -> None:

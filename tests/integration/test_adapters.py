@@ -385,6 +385,25 @@ def test_threads_and_budget_change_no_byte(method: str, llama: Family, tmp_path:
         assert tensor.tobytes() == runs[1][name].tobytes() == runs[2][name].tobytes(), name
 
 
+def test_torch_gives_the_same_to_a_rounding(llama: Family, tmp_path: Path) -> None:
+    references, _ = adapters_on(llama, tmp_path, count=2)
+    base = llama.path("base")
+    here = merge_many(references, base, tmp_path / "numpy", "ties", MergeOptions(), density=0.5)
+    there = merge_many(references, base, tmp_path / "torch", "ties", MergeOptions(device="torch:cpu"), density=0.5)
+    for name, tensor in here.items():
+        assert abs(there[name] - tensor).max() <= 1e-6 * abs(tensor).max(), name
+
+
+def test_a_plan_with_adapters_is_json(llama: Family, tmp_path: Path) -> None:
+    from cuvee.planning.ops import plan_from_json, plan_to_json
+
+    references, _ = adapters_on(llama, tmp_path, count=2)
+    planned = cuvee.plan({"merge_method": "linear", "models": [
+        {"model": reference, "parameters": {"weight": 1.0}} for reference in references
+    ]})  # fmt: skip
+    assert plan_from_json(plan_to_json(planned)).ops == planned.ops
+
+
 def test_the_base_is_read_once(llama: Family, tmp_path: Path) -> None:
     references, _ = adapters_on(llama, tmp_path)
     recipe = {
@@ -445,6 +464,18 @@ def test_a_mapping_for_paths_with_a_plus(llama: Family, tmp_path: Path) -> None:
     plain = write_adapter(tmp_path / "plain", lora_state({"lm_head": (128, 16)}))
     want = passthrough(f"{llama.path('base')}+{plain}", tmp_path / "want")
     assert_close(load_checkpoint(tmp_path / "out"), want, within=0)
+
+
+def test_a_sum_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    from cuvee.errors import CheckpointError
+    from support.checkpoints import write_checkpoint
+
+    base = write_checkpoint(tmp_path / "base", {"m.q.weight": np.full((6, 8), 60000, np.float16)})
+    state = {"m.q.lora_A.weight": np.full((4, 8), 40, np.float32), "m.q.lora_B.weight": np.full((6, 4), 40, np.float32)}
+    adapter = write_adapter(tmp_path / "adapter", state)
+    with pytest.raises(CheckpointError, match="does not fit F16"):
+        passthrough(f"{base}+{adapter}", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_legacy_options_are_taken(llama: Family, tmp_path: Path) -> None:

@@ -178,7 +178,8 @@ def arcee_fusion(case: Case) -> Expected:
     p, q = softmax(other), softmax(base)
     divergence = np.maximum((p * np.log(p / q)).sum(-1, keepdims=True), 0.0)
     importance = np.abs(other - base) * divergence
-    q1, q2, q3 = np.quantile(importance, [0.25, 0.5, 0.75])
+    ordered, n = np.sort(importance.ravel()), importance.size
+    q1, q2, q3 = ordered[max(int(0.25 * n), 1) - 1], ordered[(n + 1) // 2 - 1], ordered[max(int(0.75 * n), 1) - 1]
     bound = q2 + 1.5 * (q3 - q1)
     merged = base + (other - base) * (importance >= bound)
     unsure = (np.abs(importance - bound) <= 1e-5 * bound) & (bound > 0)
@@ -242,18 +243,36 @@ def _ranked(case: Case, density: Sequence[float], epsilon: Sequence[float]) -> l
     return thinned
 
 
+def _unbiased(
+    case: Case, thinned: Sequence[Array], rescale: bool | str, density: Sequence[float], epsilon: Sequence[float]
+) -> tuple[list[Array], bool]:
+    """As `_rescaled`, but by `expected` each element divided by the probability it had: ranks counted one by one."""
+    if rescale != "expected":
+        return _rescaled(case, thinned, rescale)
+    scaled = []
+    for delta, thin, share, spread in zip(case.deltas, thinned, density, epsilon, strict=True):
+        rows = np.reshape(np.abs(delta), (-1, delta.shape[-1] if delta.ndim else 1))
+        columns = rows.shape[1]
+        smaller = np.array([(row < row[:, None]).sum(1) for row in rows])
+        rank = smaller + (np.array([(row == row[:, None]).sum(1) for row in rows]) - 1) / 2
+        chance = share - spread + 2 * spread * rank / (columns - 1) if columns > 1 else np.full(rank.shape, share)
+        scaled.append(np.asarray(thin / chance.reshape(thin.shape)))
+    return scaled, True
+
+
 def della_linear(
     case: Case, *, weight: Sequence[float], density: Sequence[float], epsilon: Sequence[float], normalize: bool,
     rescale: bool, lambda_: float, int8_mask: bool,
 ) -> Expected:  # fmt: skip
-    return _add_up(case, _rescaled(case, _ranked(case, density, epsilon), rescale)[0], weight, normalize, lambda_)
+    thinned, _ = _unbiased(case, _ranked(case, density, epsilon), rescale, density, epsilon)
+    return _add_up(case, thinned, weight, normalize, lambda_)
 
 
 def della(
     case: Case, *, weight: Sequence[float], density: Sequence[float], epsilon: Sequence[float], normalize: bool,
     rescale: bool, lambda_: float, int8_mask: bool, elect: str, consensus_method: str,
 ) -> Expected:  # fmt: skip
-    thinned, scaled = _rescaled(case, _ranked(case, density, epsilon), rescale)
+    thinned, scaled = _unbiased(case, _ranked(case, density, epsilon), rescale, density, epsilon)
     exact = len(set(weight)) == 1 and not scaled
     return _elect(case, thinned, weight, normalize, lambda_, exact=exact, elect=elect, count=consensus_method)
 
@@ -282,6 +301,11 @@ MORE_CASES: dict[str, list[dict[str, Any]]] = {
     "sce": [{"select_topk": 1.0}, {"select_topk": 0.1}, {"uniform_below": 0.0}, {"uniform_below": 1e9}],
     "breadcrumbs": [{"gamma": (0.2, 0.01, 0.5), "rescale": True}, {"density": (0.95, 1.0, 0.0), "gamma": (0.2,) * 3}],
     "breadcrumbs_ties": [{"normalize": True}, {"elect": "unweighted"}, {"consensus_method": "count"}],
-    "della": [{"rescale": False, "normalize": False}, {"epsilon": (0.05, 0.3, 0.2)}, {"elect": "unweighted"}],
-    "della_linear": [{"rescale": False}, {"normalize": True}],
+    "della": [
+        {"rescale": False, "normalize": False},
+        {"epsilon": (0.05, 0.3, 0.2)},
+        {"elect": "unweighted"},
+        {"rescale": "expected"},
+    ],
+    "della_linear": [{"rescale": False}, {"normalize": True}, {"rescale": "expected"}],
 }

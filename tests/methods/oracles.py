@@ -132,8 +132,12 @@ def _dropped(case: Case, density: Sequence[float]) -> list[Array]:
     ]
 
 
-def _rescaled(case: Case, thinned: Sequence[Array], rescale: bool) -> tuple[list[Array], bool]:
-    """The thinned deltas with their l1 norms restored, and whether any was changed by it."""
+def _rescaled(
+    case: Case, thinned: Sequence[Array], rescale: bool | str, density: Sequence[float] = ()
+) -> tuple[list[Array], bool]:
+    """The thinned deltas with their l1 norms restored (or divided by `density`), and whether any was changed by it."""
+    if rescale == "expected":
+        return [thin / (share or 1.0) for thin, share in zip(thinned, density, strict=True)], True
     ratios = [_l1_ratio(d, thin) if rescale else 1.0 for d, thin in zip(case.deltas, thinned, strict=True)]
     return [thin * ratio for thin, ratio in zip(thinned, ratios, strict=True)], any(r != 1.0 for r in ratios)
 
@@ -146,7 +150,7 @@ def task_arithmetic(
 
 def ties(
     case: Case, *, weight: Sequence[float], density: Sequence[float], normalize: bool, rescale: bool, lambda_: float,
-    int8_mask: bool, elect: str, consensus_method: str,
+    int8_mask: bool, elect: str, consensus_method: str, trim_scope: str,
 ) -> Expected:  # fmt: skip
     thinned = [_largest(delta, share) for delta, share in zip(case.deltas, density, strict=True)]
     thinned, scaled = _rescaled(case, thinned, rescale)
@@ -155,10 +159,10 @@ def ties(
 
 
 def dare_linear(
-    case: Case, *, weight: Sequence[float], density: Sequence[float], normalize: bool, rescale: bool, lambda_: float,
-    int8_mask: bool,
+    case: Case, *, weight: Sequence[float], density: Sequence[float], normalize: bool, rescale: bool | str,
+    lambda_: float, int8_mask: bool,
 ) -> Expected:  # fmt: skip
-    thinned, _ = _rescaled(case, _dropped(case, density), rescale)
+    thinned, _ = _rescaled(case, _dropped(case, density), rescale, density)
     return _add_up(case, thinned, weight, normalize, lambda_)
 
 
@@ -166,7 +170,7 @@ def dare_ties(
     case: Case, *, weight: Sequence[float], density: Sequence[float], normalize: bool, rescale: bool, lambda_: float,
     int8_mask: bool, elect: str, consensus_method: str,
 ) -> Expected:  # fmt: skip
-    thinned, scaled = _rescaled(case, _dropped(case, density), rescale)
+    thinned, scaled = _rescaled(case, _dropped(case, density), rescale, density)
     return _elect(case, thinned, weight, normalize, lambda_, exact=len(set(weight)) == 1 and not scaled,
                   elect=elect, count=consensus_method)  # fmt: skip
 
@@ -208,11 +212,14 @@ EXTRA_CASES: dict[str, list[dict[str, Any]]] = {
     "dare_linear": [
         {"rescale": False, "normalize": True},
         {"density": (0.0, 1.0, 1e-6)},
+        {"rescale": "expected"},
+        {"rescale": "expected", "density": (0.0, 1.0, 0.01)},
         {"weight": (1.0, -0.4, 0.0)},
     ],
     "dare_ties": [
         {"weight": (1.0, 1.0, 1.0), "rescale": False, "normalize": True},
         {"density": (0.0, 1.0, 0.01)},
+        {"rescale": "expected", "normalize": True},
         {"weight": (-2.0, 2.0, 1.3), "normalize": True},
     ],
 }

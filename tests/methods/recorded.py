@@ -81,6 +81,8 @@ RECIPES = {
     "ramplus_tl": Recorded("ramplus_tl", PLAIN, {"epsilon": 0.1, "r": 0.3, "alpha": 0.9}),
     "passthrough": Recorded("passthrough", {"a": {"scale": 2.0}}, base=False),
 }
+KEPT = ("embed_tokens", "q_proj", "down_proj", "input_layernorm")
+"""Of each result, the tensors with these in their names are kept: every kind of shape once."""
 CODES = {"float32": "F32", "bfloat16": "BF16"}
 
 

@@ -12,7 +12,7 @@ from cuvee.errors import CheckpointError
 from cuvee.numerics.random import derive_key
 from methods.cases import METHODS, arguments, bases, input_count, models, spec_of
 from methods.oracles import Case
-from methods.test_oracles import ORACLES, assert_close
+from methods.test_oracles import assert_close, oracle
 from support.checkpoints import Array
 from support.merging import SEED, merge_arrays
 
@@ -34,7 +34,7 @@ def test_tensors_of_odd_shapes(method: str, has_base: bool, tmp_path: Path) -> N
         if array.size:
             wide = [model[name].astype(np.float64) for model in given]
             case = Case(wide[has_base:], wide[0] if has_base else None, derive_key(SEED, name))
-            assert_close(array, ORACLES[method](case, **chosen), "F32", name)
+            assert_close(array, oracle(method, case, chosen), "F32", name)
 
 
 def damaged(method: str, has_base: bool, model: int, value: float) -> tuple[list[dict[str, Array]], dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cuvee.engine.execute import EngineSettings, execute
+from cuvee.methods.stages import merger
 from cuvee.numerics.block import Block
 from cuvee.progress import Silent
 from cuvee.tensors.checkpoint import open_checkpoint
@@ -188,7 +189,8 @@ def test_methods_do_not_write_to_their_inputs(method: str, has_base: bool) -> No
     if spec.prepare is not None:
         scan = scan_of(Block(tuple(given), 0, 77), align=1 if spec.scope == "elements" else 64)
         prepared = (spec.prepare(scan, **{name: chosen[name] for name in spec.prepare_arguments}),)
-    merged = spec.apply(block, *prepared, **chosen)
+    whole = scan_of(Block(tuple(given), 0, 77), align=1 if spec.scope == "elements" else 64)
+    merged = merger(spec, lambda: whole, prepared, chosen)(block)
     assert merged.shape == block[0].shape
     assert merged.dtype == np.float32
     for array, copy in zip(given, before, strict=True):

@@ -91,3 +91,19 @@ def test_rescaling_keeps_the_l1_norm(method: str, tmp_path: Path) -> None:
     merged = merge_arrays(tmp_path, method, [base, model], chosen, dtype="F32", has_base=True)["w"].astype(np.float64)
     assert 0.25 < (merged != 0).mean() < 0.35
     np.testing.assert_allclose(np.abs(merged).sum(), np.abs(delta.astype(np.float64)).sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "della_linear"])
+def test_divided_by_their_probability_survivors_make_up_for_the_dropped(method: str, tmp_path: Path) -> None:
+    """Equal magnitudes among them: each then has the mean of its equals' probabilities."""
+    row = np.array([0.5, -0.5, 0.5, 1.0, -2.0, 3.0, 0.0, -0.5], np.float32)
+    delta = np.tile(row, (40_000, 1))
+    base, model = {"w": np.zeros_like(delta)}, {"w": delta}
+    chosen = arguments(spec_of(method), 1, weight=1.0, density=0.5, rescale="expected", lively=False)
+    merged = merge_arrays(tmp_path, method, [base, model], chosen, dtype="F32", has_base=True)["w"].astype(np.float64)
+    ranks = np.array([2.5, 2.5, 2.5, 5, 6, 7, 0, 2.5])
+    chance = 0.35 + 0.3 * ranks / 7 if method == "della_linear" else np.full(8, 0.5)
+    survivors = merged != 0
+    np.testing.assert_allclose(merged[survivors], np.broadcast_to(row / chance, delta.shape)[survivors], rtol=1e-6)
+    sigma = np.abs(row) * np.sqrt((1 - chance) / chance / len(delta))
+    assert (np.abs(merged.mean(0) - row) <= 5 * sigma).all()

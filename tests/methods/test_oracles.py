@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cuvee.methods.stages import STAGES
 from cuvee.numerics.random import derive_key
 from methods.cases import METHODS, arguments, bases, input_count, models, spec_of
 from methods.more_oracles import MORE_CASES, MORE_ORACLES
+from methods.new_oracles import NEW_CASES, NEW_ORACLES, staged
 from methods.oracles import EXTRA_CASES, Case, Expected
 from methods.oracles import ORACLES as FIRST_ORACLES
 from support.checkpoints import Array
 from support.merging import SEED, merge_arrays, ulp
 
 SHAPES = {"layers.0.weight": (170, 1000), "norm.weight": (4093,), "scalar": ()}
-ORACLES = FIRST_ORACLES | MORE_ORACLES
-EXTRA = EXTRA_CASES | MORE_CASES
+ORACLES = FIRST_ORACLES | MORE_ORACLES | NEW_ORACLES
+EXTRA = EXTRA_CASES | MORE_CASES | NEW_CASES
 CASES = [(name, extra) for name in METHODS for extra in ({}, *EXTRA.get(name, ()))]
 
 
@@ -37,6 +39,12 @@ def assert_close(merged: Array, expected: Expected, dtype: str, label: str) -> N
     assert expected.unsure.sum() <= 0.002 * expected.unsure.size, f"{label}: too many near ties to mean anything"
 
 
+def oracle(method: str, case: Case, chosen: dict[str, Any]) -> Expected:
+    """What the method and its stages make of the tensor."""
+    own = {name: value for name, value in chosen.items() if name not in STAGES}
+    return staged(ORACLES[method](case, **own), case, chosen)
+
+
 def check(folder: Path, method: str, inputs: str, output: str, has_base: bool, extra: dict[str, Any]) -> None:
     spec = spec_of(method)
     given = models(spec, inputs, SHAPES, has_base=has_base)
@@ -46,7 +54,7 @@ def check(folder: Path, method: str, inputs: str, output: str, has_base: bool, e
     for name, result in merged.items():
         wide = [model[name].astype(np.float64) for model in given]
         base, arrays = (wide[0], wide[1:]) if has_base else (None, wide)
-        expected = ORACLES[method](Case(arrays, base, derive_key(SEED, name)), **chosen)
+        expected = oracle(method, Case(arrays, base, derive_key(SEED, name)), chosen)
         assert result.shape == SHAPES[name]
         assert_close(result, expected, output, f"{method} {extra} {name}")
 
@@ -70,6 +78,13 @@ def test_equals_its_formula_in_other_dtypes(method: str, inputs: str, output: st
         check(tmp_path / str(number), method, inputs, output, has_base, {})
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if "lines" in spec_of(name).parameters])
+def test_stages_scale_what_a_method_merged(method: str, tmp_path: Path) -> None:
+    check(tmp_path / "lines", method, "F32", "F32", True, {"lines": 0.3})
+    check(tmp_path / "norm", method, "F32", "F32", True, {"match_norm": True})
+    check(tmp_path / "both", method, "F32", "F32", True, {"match_norm": True, "lines": -0.5})
+
+
 def test_inputs_of_several_dtypes_meet_in_one_merge(tmp_path: Path) -> None:
     spec = spec_of("ties")
     given = [
@@ -79,5 +94,5 @@ def test_inputs_of_several_dtypes_meet_in_one_merge(tmp_path: Path) -> None:
     merged = merge_arrays(tmp_path, "ties", given, chosen, dtype="BF16", has_base=True)
     for name, result in merged.items():
         base, *arrays = [model[name].astype(np.float64) for model in given]
-        expected = ORACLES["ties"](Case(arrays, base, derive_key(SEED, name)), **chosen)
+        expected = oracle("ties", Case(arrays, base, derive_key(SEED, name)), chosen)
         assert_close(result, expected, "BF16", name)

@@ -35,6 +35,7 @@ def test_a_signature_is_read_in_full() -> None:
         mode: Literal["mean", "sum"] = "mean",
         limit: int | None = None,
         flag: bool = True,
+        rescale: bool | Literal["expected"] = True,
     ) -> int:
         """Does something.
 
@@ -61,8 +62,12 @@ def test_a_signature_is_read_in_full() -> None:
         ("mode", "mode", str, False, "mean", ("mean", "sum")),
         ("limit", "limit", int, False, None, ()),
         ("flag", "flag", bool, False, True, ()),
-    ]
+        ("rescale", "rescale", bool, False, True, ()),
+        ("lines", "lines", float, False, 1.0, ()),
+        ("match_norm", "match_norm", bool, False, False, ()),
+    ], "stages follow every method that merges deltas from a base"
     assert [name for name, p in spec.parameters.items() if p.required] == ["weight"]
+    assert {name: p.words for name, p in spec.parameters.items() if p.words} == {"rescale": ("expected",)}
     assert spec.parameters["weight"].help == "How much of it, told over two lines."
     assert spec.parameters["lambda"].help == "A scale."
 

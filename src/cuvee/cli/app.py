@@ -17,6 +17,7 @@ Examples:
   cuvee demo                     merge three tiny experts, see what they can do
   cuvee plan recipe.yml          what a merge will read, write and take
   cuvee merge recipe.yml out     do it
+  cuvee layout path/to/model     what a checkpoint holds
   cuvee methods ties             what a method does and its parameters
 """
 
@@ -81,6 +82,27 @@ def plan(recipe: Path, out: Path, as_json: bool, ops: bool, machine: str | None,
         return
     show.plan(opened.plan, api.cost(opened, out, options, machine=machine, probe=probe), with_ops=ops)
     notes.warnings(opened.plan.warnings)
+
+
+@app.command()
+@click.argument("checkpoint")
+@click.option("--json", "as_json", is_flag=True, help="Print the layout as JSON.")
+def layout(checkpoint: str, as_json: bool) -> None:
+    """Show what CHECKPOINT (a path or Hub id) holds: stacks, layers, shapes, ties and vocabulary.
+
+    Only headers and config are read.
+    """
+    import dataclasses
+    import json
+
+    from cuvee import api
+    from cuvee.cli import show_layout
+
+    tree = api.describe(checkpoint)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(tree), indent=2))
+    else:
+        show_layout.layout(tree)
 
 
 @app.command()

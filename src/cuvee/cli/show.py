@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cuvee.api import MergeReport
 from cuvee.methods.spec import MethodSpec, Parameter
+from cuvee.methods.stages import STAGES
 from cuvee.planning.cost import Cost
 from cuvee.planning.machine import Machine
 from cuvee.planning.ops import Plan, TensorOp
@@ -30,6 +31,11 @@ class _Terminal(Console):
             super().on_broken_pipe()
         except SystemExit:
             raise BrokenPipeError from None
+
+
+def terminal() -> Console:
+    """Where everything is printed."""
+    return _Terminal(highlight=False)
 
 
 def size(count: float) -> str:
@@ -61,7 +67,7 @@ def report(done: MergeReport) -> None:
     console = _Terminal(highlight=False)
     speed = size((done.bytes_read + done.bytes_written) / max(done.seconds, 1e-9))
     memory = f", peak memory {size(done.peak_memory)}" if done.peak_memory else ""
-    dropped = f", {len(done.dropped)} dropped by the recipe" if done.dropped else ""
+    dropped = f", {len(done.dropped)} dropped" if done.dropped else ""
     console.print(
         f"[bold green]✓[/] {escape(str(done.out))}: {done.merged} tensors merged, {done.copied} copied{dropped}",
         soft_wrap=True,
@@ -69,6 +75,8 @@ def report(done: MergeReport) -> None:
     console.print(
         f"  read {size(done.bytes_read)}, wrote {size(done.bytes_written)} in {done.seconds:.2f} s ({speed}/s){memory}"
     )
+    for decision in done.decisions:
+        console.print(f"  {escape(_named(decision.tensors))}: {escape(decision.rule)}", soft_wrap=True)
 
 
 def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
@@ -88,8 +96,10 @@ def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
         "output", f"{len(planned.ops)} tensors, {planned.elements / 1e6:,.1f} M parameters in {_dtypes(dtypes)}"
     )
     facts.add_row("", f"{len(planned.ops) - planned.copied} merged, {planned.copied} copied without arithmetic")
+    for decision in planned.decisions:
+        facts.add_row("rule", escape(f"{_named(decision.tensors)}: {decision.rule}"))
     if planned.dropped:
-        facts.add_row("dropped", f"{len(planned.dropped)} input tensors that the recipe does not ask for")
+        facts.add_row("dropped", f"{len(planned.dropped)} input tensors that no output tensor is made of")
     facts.add_row(
         "files", f"{len(planned.shards)}: {planned.shards[0].name}" + (" ..." if len(planned.shards) > 1 else "")
     )
@@ -109,7 +119,7 @@ def methods(specs: Sequence[MethodSpec]) -> None:
     """All methods, a line each."""
     table = Table("method", "models", "what it does", "parameters", box=box.SIMPLE_HEAD)
     for spec in specs:
-        names = ", ".join(name for name in spec.parameters if name != "int8_mask")
+        names = ", ".join(name for name in spec.parameters if name not in ("int8_mask", *STAGES))
         table.add_row(f"[bold]{spec.name}[/]", _inputs(spec), escape(spec.summary), names)
     _Terminal(highlight=False).print(table)
 
@@ -125,7 +135,7 @@ def method(spec: MethodSpec) -> None:
     console.print(table)
     if spec.reference:
         console.print(f"Reference: {escape(spec.reference)}")
-    console.print(f"\nRecipe:\n{_example(spec)}", markup=False)
+    console.print(f"\nRecipe:\n{example_recipe(spec)}", markup=False)
 
 
 def methods_json(specs: Sequence[MethodSpec]) -> str:
@@ -148,6 +158,7 @@ def methods_json(specs: Sequence[MethodSpec]) -> str:
                         "required": p.required,
                         "default": None if p.required else p.default,
                         "choices": list(p.choices),
+                        "words": list(p.words),
                         "help": p.help,
                     }
                     for p in spec.parameters.values()
@@ -157,6 +168,10 @@ def methods_json(specs: Sequence[MethodSpec]) -> str:
         ],
         indent=2,
     )
+
+
+def _named(tensors: Sequence[str]) -> str:
+    return tensors[0] if len(tensors) == 1 else f"{len(tensors)} tensors ({tensors[0]}, ...)"
 
 
 def _elements(shape: tuple[int, ...]) -> int:
@@ -201,7 +216,7 @@ def _inputs(spec: MethodSpec) -> str:
 
 
 def _type(parameter: Parameter) -> str:
-    kind = " | ".join(map(str, parameter.choices)) or parameter.kind.__name__
+    kind = " | ".join((*map(str, parameter.choices or (parameter.kind.__name__,)), *parameter.words))
     return f"{kind}, per model" if parameter.per_model else kind
 
 
@@ -215,7 +230,7 @@ def _default(parameter: Parameter) -> str:
     )
 
 
-def _example(spec: MethodSpec) -> str:
+def example_recipe(spec: MethodSpec) -> str:
     """A small recipe that uses the method."""
     values = {"weight": 0.5, "density": 0.5, "t": 0.5}
     needed = [p for p in spec.parameters.values() if p.required or p.name == "density"]

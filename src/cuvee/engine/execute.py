@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +20,10 @@ from cuvee.engine.allocator import keep_freed_blocks
 from cuvee.engine.budget import allot
 from cuvee.engine.devices import backends_for
 from cuvee.engine.files import ShardFiles, create_shards
-from cuvee.engine.merge_op import Work, blocks_in, run_op, serially
+from cuvee.engine.merge_op import Work, block_reader, blocks_in, run_op, serially
 from cuvee.engine.prefetch import Prefetcher, outgrows_memory
 from cuvee.engine.processes import can_fork, run_in_processes
+from cuvee.engine.survey import Surveyed, is_surveyed, survey
 from cuvee.numerics.scan import BlockMap, Range
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress
@@ -57,6 +60,10 @@ class EngineSettings:
         return max(self.workers // max(self.processes, 1), 1)
 
 
+# NumPy's warnings about values that are not finite would only come before the output check's plain words.
+_quiet = partial(np.seterr, all="ignore")
+
+
 class _Stopped(Exception):  # noqa: N818 - not an error: another thread failed or the user interrupted
     """Ends a worker early."""
 
@@ -77,10 +84,11 @@ def execute(plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str
     """
     create_shards(folder, plan.shards)
     settings = replace(shared_out(plan, settings), release_cache=outgrows_memory(plan.ops))
+    surveyed = _survey(plan, folder, settings, locate, progress) if any(map(is_surveyed, plan.ops)) else {}
     if settings.processes > 1:
-        run_in_processes(plan, folder, settings, locate, progress)
+        run_in_processes(plan, folder, settings, locate, surveyed, progress)
         return settings.processes
-    run_ops(plan, plan.ops, folder, settings, locate, progress)
+    run_ops(plan, plan.ops, folder, settings, locate, surveyed, progress)
     return 0
 
 
@@ -90,13 +98,46 @@ def run_ops(
     folder: Path,
     settings: EngineSettings,
     locate: dict[str, Path],
+    surveyed: Mapping[str, Surveyed],
     progress: Progress,
 ) -> None:
     """Runs some of a plan's ops in this process."""
+    stop = threading.Event()
+    with _workplace(plan, folder, settings, locate, surveyed, progress, stop) as works:
+        _run_on_threads(ops, works, settings, stop, progress.finished)
+
+
+def _survey(
+    plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str, Path], progress: Progress
+) -> dict[str, Surveyed]:
+    """What methods want to know of the whole model."""
+    stop = threading.Event()
+    threads = settings.worker_threads * settings.processes
+    with (
+        _workplace(plan, folder, settings, locate, {}, progress, stop) as works,
+        ThreadPoolExecutor(threads, thread_name_prefix="cuvee", initializer=_quiet) as pool,
+    ):
+        try:
+            return survey(plan.ops, lambda op: block_reader(op, works[0]), _windowed_map(pool, 4 * threads))
+        except BaseException:
+            stop.set()
+            raise
+
+
+@contextmanager
+def _workplace(
+    plan: Plan,
+    folder: Path,
+    settings: EngineSettings,
+    locate: dict[str, Path],
+    surveyed: Mapping[str, Surveyed],
+    progress: Progress,
+    stop: threading.Event,
+) -> Iterator[list[Work]]:
+    """The open files and the devices that ops are run with."""
     keep_freed_blocks()
     disk.allow_open_files(len(locate) + len(plan.shards))
     backends = backends_for(settings.devices)
-    stop = threading.Event()
 
     def check_stop() -> None:
         if stop.is_set():
@@ -114,12 +155,13 @@ def run_ops(
                 model_names=tuple(model.name for model in plan.models),
                 advance=progress.advance,
                 check_stop=check_stop,
+                surveyed=surveyed,
             )
             for backend in backends
         ]
         # Reductions must not depend on how many threads BLAS takes, and ours already fill the cores.
         with threadpool_limits(limits=1, user_api="blas"), np.errstate(all="ignore"):
-            _run_on_threads(ops, works, settings, stop, progress.finished)
+            yield works
 
 
 def _useful_processes(plan: Plan, settings: EngineSettings) -> int:
@@ -187,9 +229,7 @@ def _run_on_threads(
                 work.check_stop()
                 run(op, work, serially)
 
-    # NumPy's warnings about values that are not finite would only come before the output check's plain words.
-    quiet = partial(np.seterr, all="ignore")
-    with ThreadPoolExecutor(threads * len(works), thread_name_prefix="cuvee", initializer=quiet) as pool:
+    with ThreadPoolExecutor(threads * len(works), thread_name_prefix="cuvee", initializer=_quiet) as pool:
         try:
             for number, op in enumerate(wide):
                 run(op, works[number % len(works)], _pool_map(pool))
@@ -207,6 +247,21 @@ def _pool_map(pool: ThreadPoolExecutor) -> Callable[..., Iterator[Any]]:
         futures = [pool.submit(function, span) for span in spans]
         _wait(futures)
         return (future.result() for future in futures)
+
+    return block_map
+
+
+def _windowed_map(pool: ThreadPoolExecutor, window: int) -> Callable[..., Iterator[Any]]:
+    """The same for the ranges of a whole model, of which there may be many: so many at a time are handed out."""
+
+    def block_map(function: Callable[[Range], Any], spans: Iterable[Range]) -> Iterator[Any]:
+        waiting: deque[Future[Any]] = deque()
+        for span in spans:
+            waiting.append(pool.submit(function, span))
+            if len(waiting) >= window:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     return block_map
 

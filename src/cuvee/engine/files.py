@@ -19,6 +19,7 @@ def create_shards(folder: Path, shards: Sequence[Shard]) -> None:
     """Creates every shard file with its header, at its full size."""
     for shard in shards:
         text = shard.header.encode()
+        disk.make_directory((folder / shard.name).parent)
         disk.preallocate(folder / shard.name, len(text).to_bytes(8, "little") + text, shard.size)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,12 @@ from cuvee.engine.derive_op import derive_op
 from cuvee.engine.devices import Backend
 from cuvee.engine.files import ShardFiles
 from cuvee.engine.partition import ranges, row_length
-from cuvee.errors import CheckpointError
+from cuvee.engine.survey import Surveyed
+from cuvee.errors import CheckpointError, MethodError
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
-from cuvee.numerics.block import Block
+from cuvee.methods.stages import merger
+from cuvee.numerics.block import Array, Block
 from cuvee.numerics.random import derive_key
 from cuvee.numerics.scan import GRAIN, BlockMap, Range, Scan
 from cuvee.numerics.scan import grain_of as grain_of_scan
@@ -44,6 +46,8 @@ class Work:
     model_names: tuple[str, ...]
     advance: Callable[[int], None]
     check_stop: Callable[[], None]
+    surveyed: Mapping[str, Surveyed] = field(default_factory=dict)
+    """By op, what its method knows of the whole model."""
 
 
 def serially(function: Callable[[Range], Any], spans: Iterable[Range]) -> Iterable[Any]:
@@ -63,11 +67,28 @@ def run_op(op: TensorOp, work: Work, block_map: BlockMap[Any] = serially) -> Non
         _merge(op, work, block_map).run()
 
 
+def block_reader(op: TensorOp, work: Work) -> Callable[[int, int], Block]:
+    """What gives ranges of an op's tensor, as its method wants them."""
+    merge = _merge(op, work, serially)
+
+    def read(start: int, stop: int) -> Block:
+        work.check_stop()
+        return merge.read(start, stop)[0]
+
+    return read
+
+
+def _merge(op: TensorOp, work: Work, block_map: BlockMap[Any]) -> _Merge:
+    spec = get_method(str(op.method))
+    reads, changes = _reads(op, spec)
+    return _Merge(op, work, spec, block_map, SharedReader(work.reader, reads), changes)
+
+
 def blocks_in(op: TensorOp, block_elements: int) -> int:
     """How many blocks an op has: what it can be shared out in."""
     if op.derivation is not None:
         return len(ranges(op.sources[0].shape, "rows", GRAIN))
-    return 1 if op.method is None else len(ranges(op.shape, get_method(op.method).scope, block_elements, _grain(op)))
+    return 1 if op.method is None else len(_spans(op, get_method(op.method), block_elements))
 
 
 def _reads(op: TensorOp, spec: MethodSpec) -> tuple[list[Source], frozenset[int]]:
@@ -89,10 +110,11 @@ def scan_of(op: TensorOp, work: Work) -> Scan:
     return _merge(op, work, serially).scan()
 
 
-def _merge(op: TensorOp, work: Work, block_map: BlockMap[Any]) -> _Merge:
-    spec = get_method(op.method or "")
-    reads, changes = _reads(op, spec)
-    return _Merge(op, work, spec, block_map, SharedReader(work.reader, reads), changes)
+def _spans(op: TensorOp, spec: MethodSpec, block_elements: int) -> tuple[Range, ...]:
+    """The blocks of an op; smaller ones where values are computed, which takes room in the cache beside them."""
+    grain = _grain(op)
+    wanted = block_elements if grain == 1 else max(block_elements // 2, min(grain, block_elements))
+    return ranges(op.shape, spec.scope, wanted, grain)
 
 
 def _copy(op: TensorOp, work: Work) -> None:
@@ -139,28 +161,39 @@ class _Merge:
         op, spec = self.op, self.spec
         arguments: dict[str, Any] = dict(op.parameters)
         prepared: tuple[Any, ...] = ()
-        if spec.prepare is not None:
+        if op.name in self.work.surveyed:
+            prepared = (self.work.surveyed[op.name].prepared,)
+        elif spec.prepare is not None:
             scan = self.scan()
             prepared = (spec.prepare(scan, **{name: arguments[name] for name in spec.prepare_arguments}),)
 
+        method = merger(spec, self.scan, prepared, arguments)
+
         def merge(span: Range) -> None:
             self.work.check_stop()
-            merged = self.merged(span, prepared, arguments, wide=False)
+            merged = self.merged(span, method, wide=False)
             if not (self.work.allow_nonfinite or self.fits(merged)):
                 # Perhaps only a sum on the way was too large for float32.
-                merged = self.merged(span, prepared, arguments, wide=True)
+                merged = self.merged(span, method, wide=True)
                 if not self.fits(merged):
                     self.refuse_nonfinite(merged, *span)
             self.write(merged, span[0])
 
-        spans = ranges(op.shape, spec.scope, self.work.block_elements, _grain(op))
+        spans = _spans(op, spec, self.work.block_elements)
         for _ in self.block_map(merge, spans):
             pass
 
-    def merged(self, span: Range, prepared: tuple[Any, ...], arguments: dict[str, Any], *, wide: bool) -> Any:
+    def merged(self, span: Range, method: Callable[[Block], Array], *, wide: bool) -> Any:
         """The merged values of a range; in float64 if `wide`."""
         block, base = self.read(*span, wide=wide)
-        result = self.spec.apply(block, *prepared, **arguments)
+        result = method(block)
+        if math.prod(result.shape) != span[1] - span[0]:  # else it would be written over its neighbours
+            raise MethodError(
+                f"method {self.spec.name!r} gives arrays of another shape than it gets",
+                expected=str(list(block[0].shape)),
+                found=str(list(result.shape)),
+                method=self.spec.name,
+            )
         return result if base is None else result + base
 
     def fits(self, merged: Any) -> bool:
@@ -203,7 +236,9 @@ class _Merge:
             for place, array in enumerate(arrays):
                 if place not in self.changes:
                     np.subtract(array, base, out=array) if isinstance(array, np.ndarray) else array.sub_(base)
-        return Block(tuple(arrays), start, derive_key(work.seed, op.name)), base
+        surveyed = work.surveyed.get(op.name)
+        first = start + surveyed.start if surveyed else start
+        return Block(tuple(arrays), first, derive_key(work.seed, op.name)), base
 
     def write(self, merged: Any, start: int) -> None:
         """Rounds once and writes."""

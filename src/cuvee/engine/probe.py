@@ -230,7 +230,9 @@ def _sample(op: TensorOp, elements: int) -> TensorOp:
         shape = (max(min(elements // max(columns, 1), op.size // max(columns, 1)), 1), columns)
     else:
         shape = (min(elements, op.size),)
-    return replace(op, shape=shape, offset=0, shard=0)
+    over = get_method(op.method or "").over
+    alone = {**op.parameters, over: "tensor"} if over else op.parameters  # a scan of the whole model would be one
+    return replace(op, shape=shape, offset=0, shard=0, parameters=alone)
 
 
 def _in_memory(op: TensorOp, number: int) -> Work:

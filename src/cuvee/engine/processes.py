@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cuvee.engine.survey import Surveyed
 from cuvee.errors import CuveeError
+from cuvee.methods.own_file import files_of, load_methods
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress, Silent
 
@@ -35,13 +37,20 @@ class _Job:
     folder: Path
     settings: EngineSettings
     locate: dict[str, Path]
+    surveyed: Mapping[str, Surveyed]
+    method_files: tuple[Path, ...]
 
 
 _job: list[_Job] = []
 
 
 def run_in_processes(
-    plan: Plan, folder: Path, settings: EngineSettings, locate: dict[str, Path], progress: Progress
+    plan: Plan,
+    folder: Path,
+    settings: EngineSettings,
+    locate: dict[str, Path],
+    surveyed: Mapping[str, Surveyed],
+    progress: Progress,
 ) -> None:
     """Runs all ops over `settings.processes` processes; the shard files exist."""
     job = _Job(
@@ -49,6 +58,8 @@ def run_in_processes(
         folder,
         replace(settings, processes=1, threads=settings.worker_threads),
         locate,
+        surveyed,
+        files_of({op.method for op in plan.ops if op.method is not None}),
     )
     context = multiprocessing.get_context("fork" if can_fork() else "spawn")
     with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job,)) as pool:
@@ -96,10 +107,12 @@ def _adopt(job: _Job) -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library: the worker then ends with its next chunk
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    for file in job.method_files:
+        load_methods(file)
 
 
 def _run(ops: tuple[TensorOp, ...]) -> None:
     from cuvee.engine.execute import run_ops
 
     (job,) = _job
-    run_ops(job.plan, ops, job.folder, job.settings, job.locate, Silent())
+    run_ops(job.plan, ops, job.folder, job.settings, job.locate, job.surveyed, Silent())

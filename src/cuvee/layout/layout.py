@@ -1,47 +1,17 @@
-"""Stacks and layers from tensor names: the first number in a dotted name is the layer, what stands before it the stack.
-
-Later numbers (experts, sub-layers) stay inside their layer. Shapes and configs are not looked at here.
-"""
+"""Stacks and layers of a checkpoint, gathered from its tensors' names and its config's numbers of layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from cuvee.layout.facts import (
-    BEFORE_LAYERS,
-    EMBEDDINGS,
-    HEADS,
-    LANGUAGE_CONFIGS,
-    LAYER_COUNT_KEYS,
-    PER_LAYER_LISTS,
-)
+from cuvee.layout.counts import Count, counts_of
+from cuvee.layout.names import Place, place_of
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor stands: in layer `layer` of `stack`, called `rest` there; `stack` is None outside all layers."""
-
-    stack: str | None
-    layer: int
-    rest: str
-
-    def name(self, layer: int | None = None) -> str:
-        """The tensor's name, in another layer if one is given."""
-        if self.stack is None:
-            return self.rest
-        return f"{self.stack}.{self.layer if layer is None else layer}.{self.rest}"
-
-
-def place_of(name: str) -> Place:
-    """Where the tensor called `name` stands."""
-    parts = name.split(".")
-    for position, part in enumerate(parts):
-        if part.isdecimal() and 0 < position < len(parts) - 1:
-            return Place(".".join(parts[:position]), int(part), ".".join(parts[position + 1 :]))
-    return Place(None, 0, name)
+_TENSORS_IN_A_LAYER = 4  # a numbered group with fewer is a head or an adapter, not a stack of its own
+_MOST_BEYOND = 4  # layers beyond the config's count that may be there to predict several tokens
 
 
 @dataclass(frozen=True)
@@ -50,21 +20,43 @@ class Layout:
 
     Attributes:
         places: tensor name -> place, in the checkpoint's order.
+        counts: stack -> the config's entries that tell how many layers it has, where there are any.
 
     """
 
     places: Mapping[str, Place]
+    counts: Mapping[str, tuple[Count, ...]]
 
     @cached_property
-    def stacks(self) -> dict[str, list[int]]:
-        """Layer numbers of every stack, ascending; the stack with most tensors first."""
-        layers: dict[str, set[int]] = {}
+    def sizes(self) -> dict[str, int]:
+        """How many tensors every stack has; the largest stack first."""
         tensors: dict[str, int] = {}
         for place in self.places.values():
             if place.stack is not None:
-                layers.setdefault(place.stack, set()).add(place.layer)
                 tensors[place.stack] = tensors.get(place.stack, 0) + 1
-        return {stack: sorted(layers[stack]) for stack in sorted(layers, key=lambda stack: -tensors[stack])}
+        return {stack: tensors[stack] for stack in sorted(tensors, key=lambda stack: -tensors[stack])}
+
+    @cached_property
+    def stacks(self) -> dict[str, list[int]]:
+        """Layer numbers of every stack, ascending; the stack with most tensors first.
+
+        Where the config says how many layers there are, numbers without tensors below that count too, and layers
+        beyond it (for multi-token prediction) do not.
+        """
+        numbers: dict[str, set[int]] = {stack: set() for stack in self.sizes}
+        for place in self.places.values():
+            if place.stack is not None:
+                numbers[place.stack].add(place.layer)
+        return {stack: self._numbers(stack, found) for stack, found in numbers.items()}
+
+    def _numbers(self, stack: str, found: set[int]) -> list[int]:
+        if stack not in self.counts:
+            return sorted(found)
+        said = self.counts[stack][0].value
+        beyond = sum(number >= said for number in found)
+        if beyond > _MOST_BEYOND or beyond == len(found):
+            return sorted(found)  # the entry must speak of something else
+        return list(range(min(said, max(found) + 1)))
 
     @cached_property
     def layers(self) -> dict[tuple[str, int], dict[str, str]]:
@@ -78,7 +70,23 @@ class Layout:
     @property
     def main_stack(self) -> str | None:
         """The stack that slices cut: the one with most tensors."""
-        return next(iter(self.stacks), None)
+        return next(iter(self.sizes), None)
+
+    @property
+    def deep_stacks(self) -> list[str]:
+        """The stacks that are layers of a model rather than a short sequence of numbered modules."""
+        return [
+            stack
+            for stack, size in self.sizes.items()
+            if len(self.stacks[stack]) > 1 and size >= _TENSORS_IN_A_LAYER * len(self.stacks[stack])
+        ]
+
+    def build(self, stack: str, layer: int) -> frozenset[str]:
+        """What a layer is made of: the names its tensors have within it, numbers of experts and the like left out."""
+        return frozenset(
+            ".".join("#" if word.isdecimal() else word for word in rest.split("."))
+            for rest in self.layers.get((stack, layer), ())
+        )
 
     def position(self, name: str) -> float:
         """T of a tensor in [0, 1]: its layer's place in its stack; 0 outside layers, 1 in a stack of one layer."""
@@ -86,40 +94,17 @@ class Layout:
         if place.stack is None:
             return 0.0
         layers = self.stacks[place.stack]
-        return 1.0 if len(layers) == 1 else layers.index(place.layer) / (len(layers) - 1)
+        if len(layers) == 1 or place.layer > layers[-1]:
+            return 1.0
+        return layers.index(place.layer) / (len(layers) - 1)
 
 
-def layout_of(names: Iterable[str]) -> Layout:
-    """The layout of tensors with these names."""
-    return Layout({name: place_of(name) for name in names})
-
-
-def acts_before_layers(name: str) -> bool:
-    """Whether a tensor outside the layers acts before them (embeddings) rather than after (final norm, head)."""
-    return not name.endswith(HEADS) and any(part in name for part in BEFORE_LAYERS)
-
-
-def tied_embedding(names: Iterable[str], head: str) -> str | None:
-    """The embedding that the absent `head` is tied to, if `head` is a head and there is one embedding."""
-    if not head.endswith(HEADS):
-        return None
-    found = [name for name in names if name.endswith(EMBEDDINGS) and place_of(name).stack is None]
-    return found[0] if len(found) == 1 else None
-
-
-def layer_edits(config: Mapping[str, Any], before: int, kept: Sequence[int]) -> dict[tuple[str, ...], Any]:
-    """What a model's config must say after its stack of `before` layers became the layers `kept` (positions, in order).
-
-    The number of layers, wherever it stands, and every list that has one entry a layer (`layer_types`).
-    """
-    edits: dict[tuple[str, ...], Any] = {}
-    parts: dict[tuple[str, ...], Any] = {(): config}
-    parts.update({(key,): config[key] for key in LANGUAGE_CONFIGS if isinstance(config.get(key), dict)})
-    for path, part in parts.items():
-        for key, value in part.items():
-            place = (*path, key)
-            if key in LAYER_COUNT_KEYS and value == before:
-                edits[place] = len(kept)
-            elif isinstance(value, list) and len(value) == before and any(word in key for word in PER_LAYER_LISTS):
-                edits[place] = [value[min(position, before - 1)] for position in kept]
-    return edits
+def layout_of(names: Iterable[str], config: Mapping[str, Any] | None = None) -> Layout:
+    """The layout of tensors with these names, in a model with this config."""
+    places = {name: place_of(name) for name in names}
+    layout = Layout(places, {})
+    if not config:
+        return layout
+    stacks = {stack: (len(layout.stacks[stack]), size) for stack, size in layout.sizes.items()}
+    deep = {s: (length, size) for s, (length, size) in stacks.items() if size >= _TENSORS_IN_A_LAYER * length}
+    return Layout(places, counts_of(deep or stacks, config))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from cuvee.errors import PlanError
 from cuvee.layout.facts import EMBEDDINGS, HEADS
+from cuvee.layout.names import ends_with
 from cuvee.lora.files import copied, derived
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora.pairs import GENERATIVE, Pair, Pairs
@@ -52,14 +53,14 @@ class Design:
         if self.pairs.tied_head is None:
             return None
         held = (*self.factored, *(pair for pair in self.changed if pair.module in self.whole))
-        return next((pair for pair in held if pair.name.endswith(EMBEDDINGS)), None)
+        return next((pair for pair in held if ends_with(pair.name, EMBEDDINGS)), None)
 
     def path(self, module: str) -> str:
         """A module's path in the model that transformers builds, where files leave out how it begins."""
         model, _ = self.checkpoints
         start = _LEFT_OUT.get(str(model.config.get("model_type")), "")
         architectures = model.config.get("architectures") or ("",)
-        if not start or not str(architectures[0]).endswith(GENERATIVE) or f"{module}.weight".endswith(HEADS):
+        if not start or not str(architectures[0]).endswith(GENERATIVE) or ends_with(f"{module}.weight", HEADS):
             return module
         return module if any(name.startswith(start) for name in model.tensors) else start + module
 

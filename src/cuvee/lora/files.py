@@ -63,7 +63,7 @@ class Run:
             "cuvee.inputs": "\n".join(f"{model.identity} {model.fingerprint}" for model in self.models),
         }
         placed, shards = _placed(ops, files, metadata)
-        return Plan(self.models, len(self.models) - 1, placed, shards, self.seed, method, {}, (), (), self.version)
+        return Plan(self.models, len(self.models) - 1, placed, shards, self.seed, method, {}, (), (), (), self.version)
 
 
 def derived(

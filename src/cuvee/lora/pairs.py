@@ -12,7 +12,8 @@ from typing import Literal
 
 from cuvee.errors import PlanError
 from cuvee.layout.facts import EMBEDDINGS, HEADS
-from cuvee.layout.layout import tied_embedding
+from cuvee.layout.names import ends_with
+from cuvee.layout.ties import tied_embedding
 from cuvee.lora.options import ExtractOptions
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, is_quantised
@@ -96,7 +97,7 @@ def _pairs(model: Checkpoint, base: Checkpoint, options: ExtractOptions) -> Iter
         origin = base.tensors.get(name) or base.tensors.get(tied_embedding(base.tensors, name) or "")
         module, _, leaf = name.rpartition(".")
         last = module.rpartition(".")[2]
-        vocabulary = name.endswith((*EMBEDDINGS, *HEADS))
+        vocabulary = ends_with(name, (*EMBEDDINGS, *HEADS))
         if origin is not None and origin.shape != tuned.shape:
             if not (vocabulary or leaf == "bias") or origin.shape[1:] != tuned.shape[1:]:
                 raise PlanError(
@@ -111,10 +112,10 @@ def _pairs(model: Checkpoint, base: Checkpoint, options: ExtractOptions) -> Iter
         if leaf == "bias" and f"{module}.weight" in model.tensors and len(model.tensors[f"{module}.weight"].shape) == 2:
             kind = "bias"
         elif leaf == "weight" and len(tuned.shape) == 2 and not _matches(name, options.save_module):
-            if name.endswith(EMBEDDINGS) or last in _OTHER_EMBEDDINGS:
+            if ends_with(name, EMBEDDINGS) or last in _OTHER_EMBEDDINGS:
                 kind = "embedding" if options.embed_lora else "whole"
             elif last not in _ROUTERS:
-                kind = "linear" if options.embed_lora or not name.endswith(HEADS) else "whole"
+                kind = "linear" if options.embed_lora or not ends_with(name, HEADS) else "whole"
         turned = kind == "embedding" or (conv1d and last in _CONV1D_LAYERS)
         yield Pair(name, kind, turned, tuned, origin)
 
@@ -142,10 +143,10 @@ def _wanted(pair: Pair, options: ExtractOptions) -> bool:
     if any(re.search(pattern, pair.module) for pattern in options.exclude_regex):
         return False
     if options.skip_undecomposable and not pair.decomposable and not _matches(pair.name, options.save_module):
-        vocabulary = pair.name.endswith((*EMBEDDINGS, *HEADS))
+        vocabulary = ends_with(pair.name, (*EMBEDDINGS, *HEADS))
         if not vocabulary:
             return False
-    if not options.include_regex or pair.name.endswith((*EMBEDDINGS, *HEADS)):
+    if not options.include_regex or ends_with(pair.name, (*EMBEDDINGS, *HEADS)):
         return True
     return any(re.search(pattern, pair.module) for pattern in options.include_regex)
 
@@ -176,6 +177,6 @@ def _tied_head(model: Checkpoint, base: Checkpoint) -> str | None:
     """`lm_head` if neither checkpoint holds a head and the config ties one to the embedding."""
     architectures = model.config.get("architectures") or ()
     generative = any(str(name).endswith(GENERATIVE) for name in architectures)
-    stored = any(name.endswith(HEADS) for checkpoint in (model, base) for name in checkpoint.tensors)
+    stored = any(ends_with(name, HEADS) for checkpoint in (model, base) for name in checkpoint.tensors)
     tied = model.config.get("tie_word_embeddings", model.config.get("text_config", {}).get("tie_word_embeddings", True))
     return "lm_head" if generative and tied and not stored else None

@@ -11,6 +11,7 @@ from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import Prepared, Weights
 from cuvee.numerics.arrays import as_mask, like, namespace, to_numpy
 from cuvee.numerics.block import Array, Block
+from cuvee.numerics.kept import of_ranks
 from cuvee.numerics.scan import Scan
 
 
@@ -30,9 +31,14 @@ class Importance:
 
 
 def weigh(scan: Scan) -> Importance:
-    """The rows' divergences, and the median of the importances plus 1.5 times their interquartile range, all exact."""
+    """The rows' divergences, and the median of the importances plus 1.5 times their interquartile range, all exact.
+
+    As in mergekit, a quantile is a value that is there: the int(p n)-th smallest, and the lower of two medians.
+    """
     divergence = np.concatenate(scan.each(lambda block: to_numpy(_divergence(*block))))
-    first, median, third = scan.quantiles(Importance(divergence, 0.0).of, (0.25, 0.5, 0.75))
+    size = scan.size
+    ranks = (max(size // 4 - 1, 0), (size - 1) // 2, max(3 * size // 4 - 1, 0))
+    first, median, third = of_ranks(scan, Importance(divergence, 0.0).of, ranks)
     return Importance(divergence, median + 1.5 * (third - first))
 
 
@@ -41,7 +47,9 @@ def arcee_fusion(weights: Weights, importance: Prepared[Importance]) -> Array:
     """The base with those changes of the other model whose importance stands out.
 
     importance = |d| * KL(softmax(W_1 row) || softmax(W_0 row)); d stays where the importance is at least
-    median + 1.5 (q_3 - q_1) over the tensor. Quantiles are exact.
+    median + 1.5 (q_3 - q_1) over the tensor. Quantiles are exact; of n values the int(p n)-th smallest.
+
+    Use it to carry the most telling changes of one model over to another without a parameter to tune.
     """
     base, other = weights
     delta = other - base

@@ -29,6 +29,8 @@ def breadcrumbs(
     Of each d_i the int(gamma_i n) entries of largest magnitude go, then the smallest until int(p_i n) remain (fewer
     large ones go if too few would remain); then W_0 + lambda * sum_i w_i d_i.
 
+    Use it for merges of many models, whose outliers would add up; density around 0.9 and gamma around 0.01 are gentle.
+
     Args:
         weight: Strength of this model's task vector.
         density: Fraction of this model's changes to keep.
@@ -59,6 +61,8 @@ def breadcrumbs_ties(
     """Task vectors without their largest and smallest changes, added where they agree on a sign.
 
     The masks of `breadcrumbs` with the sign election of `ties`.
+
+    Use it as `breadcrumbs`, for models that conflict.
 
     Args:
         weight: Strength of this model's task vector.

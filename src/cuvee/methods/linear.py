@@ -12,8 +12,10 @@ from cuvee.numerics.combine import divisor, weighted_sum
 def linear(weights: Weights, *, weight: PerModel[float], normalize: bool = True) -> Array:
     """Weighted mean of the models' tensors.
 
-    sum_i w_i W_i, divided by sum_i w_i if `normalize`. Works when the models were fine-tuned from one base, or at least
-    share a basin of the loss; the safest first thing to try.
+    sum_i w_i W_i, divided by sum_i w_i if `normalize`.
+
+    Use it first, for models fine-tuned from one base with alike data, or for checkpoints of one run; and as the
+    yardstick that any other method has to beat.
 
     Args:
         weight: Share of this model.

@@ -27,8 +27,9 @@ def ratio(scan: Scan, *, filter_wise: bool) -> float | None:
 def model_stock(deltas: Deltas, t: Prepared[float | None], *, filter_wise: bool = False) -> Array:
     """The base moved towards the fine-tunes' mean by a ratio that their angles determine.
 
-    t W_mean + (1 - t) W_0 with t = N c / (1 + (N - 1) c) and c the mean pairwise cosine of the d_i. For several
-    fine-tunes of one base with the same data; no weights to tune.
+    t W_mean + (1 - t) W_0 with t = N c / (1 + (N - 1) c) and c the mean pairwise cosine of the d_i. No weights to tune.
+
+    Use it for two or more fine-tunes of one base on the same task; it stays close to the base where they disagree.
 
     Args:
         filter_wise: Compute c and t for each row of the tensor.

@@ -14,6 +14,9 @@ def nearswap(deltas: Deltas, *, t: float) -> Array:
 
     a W_1 + (1 - a) W_0 with a = clip(t / |W_0 - W_1|, 0, 1), which is W_0 + clip(d_1, -t, t).
 
+    Use it to take over from another model only what is nearly there already; t is in the units of the weights, often
+    0.0001 to 0.001.
+
     Args:
         t: Largest change of an element.
     """

@@ -41,6 +41,8 @@ def nuslerp(
 
     Like slerp, with weights; linear only where the arc is undefined.
 
+    Use it for two models where you think in weights rather than in t, or to interpolate task vectors along an arc.
+
     Args:
         weight: Share of this model; t is 0.5 if the two add up to nothing.
         nuslerp_flatten: Take each tensor as one vector; otherwise its vectors along the last dimension, one by one.

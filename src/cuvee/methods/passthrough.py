@@ -14,6 +14,9 @@ def passthrough(weights: Weights, *, scale: PerModel[float | None] = (None,)) ->
     Slices of one or several models stacked into a deeper or shallower one ("frankenmerges"). Without `scale` bytes are
     copied and no arithmetic happens.
 
+    Use it for deeper or shallower models made of layers of others, which then need training, and to copy or scale
+    tensors.
+
     Args:
         scale: Multiply the tensor by this.
 

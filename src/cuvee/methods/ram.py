@@ -32,6 +32,8 @@ def ram(deltas: Deltas, *, epsilon: float = 1e-5) -> Array:
     An entry of d_i is active where |d_i| > epsilon; the result is the mean of the active ones: the one change where a
     single model is active, nothing where none is.
 
+    Use it for agents trained by reinforcement learning, whose changes are sparse and hardly overlap.
+
     Args:
         epsilon: Changes up to this count as none.
     """
@@ -49,6 +51,8 @@ def ramplus_tl(
 
     As `ram`, and where model i alone is active its change is multiplied by
     1 + r * clip(shared_i / unique_i, 0, alpha), the counts taken over the whole tensor.
+
+    Use it as `ram`, where shared changes make up much of what the models learned.
 
     Args:
         r: Strength of the amplification.

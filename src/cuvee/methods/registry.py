@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 from cuvee.errors import MethodError
 from cuvee.methods.spec import Base, MethodSpec, Scope, read_signature
+from cuvee.methods.stages import with_stages
 
 F = TypeVar("F", bound=Callable[..., Any])
 _BUILT_IN = (
     "linear", "passthrough", "slerp", "nuslerp", "sphere", "task_arithmetic", "ties", "dare", "della", "breadcrumbs",
-    "sce", "model_stock", "nearswap", "arcee_fusion", "ram",
+    "sce", "model_stock", "nearswap", "arcee_fusion", "ram", "magmax", "tall", "norms", "geometric_median",
 )  # fmt: skip
 _specs: dict[str, MethodSpec] = {}
 _broken: dict[str, str] = {}  # plug-ins that could not be loaded, and why
@@ -67,10 +68,10 @@ def merge_method(
         if known is not None and known.apply.__module__ != function.__module__:
             raise MethodError(
                 f"two merge methods are called {name!r}",
-                found=f"{known.apply.__module__} and {function.__module__}",
+                found=" and ".join(f"{f.__module__} ({f.__code__.co_filename})" for f in (known.apply, function)),
                 method=name,
             )
-        _specs[name] = spec
+        _specs[name] = with_stages(spec)
         return function
 
     return register
@@ -95,6 +96,11 @@ def get_method(name: str) -> MethodSpec:
         fix=f"did you mean {near[0]!r}?" if near else "`cuvee methods` explains each",
         method=name,
     )
+
+
+def methods_of(module: str) -> tuple[MethodSpec, ...]:
+    """The methods that a module registered."""
+    return tuple(spec for spec in _specs.values() if spec.apply.__module__ == module)
 
 
 def method_names() -> tuple[str, ...]:

@@ -27,7 +27,10 @@ def slerp(weights: Weights, coefficients: Prepared[tuple[float, float]], *, t: f
 
     s_0 W_0 + s_1 W_1 with s_0 = sin((1-t) a) / sin a and s_1 = sin(t a) / sin a, where a is the angle between the
     flattened tensors; original magnitudes enter. Nearly parallel tensors are interpolated linearly. Keeps the norm
-    where a linear mean would shrink it; for exactly two models.
+    where a linear mean would shrink it.
+
+    Use it for two models of one base where a linear mean loses too much norm. Between fine-tunes of one base the angle
+    is small and the two hardly differ.
 
     Args:
         t: 0 is the base model, 1 the other one; often a gradient over the layers.

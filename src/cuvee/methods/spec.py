@@ -37,6 +37,8 @@ Deltas = Annotated[Block, _Mark("deltas")]
 PerModel = Annotated[tuple[T, ...], _Mark("per model")]
 """One value for each array of the block, in the same order; recipes set it for a model or for all. The default is a
 tuple of one."""
+Over = Annotated[Literal["tensor", "model"], _Mark("over")]
+"""Whether `prepare` scans one tensor at a time or all of the model as if it were one: a parameter that recipes set."""
 Prepared = Annotated[T, _Mark("prepared")]
 """What the method's `prepare` returned for this tensor."""
 
@@ -54,6 +56,13 @@ class Parameter:
     default: Any
     """The default, or `REQUIRED`."""
     choices: tuple[Any, ...] = ()
+    words: tuple[str, ...] = ()
+    """Words that may stand in place of a value of `kind`: `bool | Literal["expected"]` has the word `expected`."""
+    by_depth: bool = False
+    """Whether a gradient reaches from the first layer over the last one to what comes after it: the tensors after the
+    layers then have its last value, not its first."""
+    stage: bool = False
+    """Whether it belongs to a stage after the method: where a recipe does not set it, it is not passed."""
     help: str = ""
 
     @property
@@ -84,6 +93,8 @@ class MethodSpec:
     parameters: Mapping[str, Parameter]
     """By recipe name, in signature order."""
     takes_prepared: bool
+    over: str | None
+    """The argument that decides what `prepare` scans; None if that is always one tensor."""
     summary: str
     doc: str
     reference: str | None
@@ -114,6 +125,7 @@ def read_signature(
     hints = get_type_hints(function, include_extras=True)
     wants: Wants | None = None
     takes_prepared = False
+    over: str | None = None
     parameters: dict[str, Parameter] = {}
     docs = _argument_docs(function.__doc__ or "")
     for argument in inspect.signature(function).parameters.values():
@@ -126,6 +138,7 @@ def read_signature(
         else:
             parameter = _parameter(name, argument, hint, docs.get(argument.name, ""))
             parameters[parameter.name] = parameter
+            over = argument.name if role == "over" else over
     if wants is None:
         raise MethodError(
             f"method {name!r} does not say what it takes",
@@ -134,6 +147,10 @@ def read_signature(
         )
     if takes_prepared != (prepare is not None):
         raise MethodError(f"method {name!r} must have both `prepare=` and a Prepared argument, or neither", method=name)
+    if over is not None and (prepare is None or scope != "elements"):
+        raise MethodError(
+            f"method {name!r} cannot scan the whole model", expected="`prepare=` and scope elements", method=name
+        )
     text = inspect.cleandoc(function.__doc__ or "")
     return MethodSpec(
         name=name,
@@ -149,6 +166,7 @@ def read_signature(
         scope=scope,
         parameters=MappingProxyType(parameters),
         takes_prepared=takes_prepared,
+        over=over,
         summary=text.split("\n", 1)[0],
         doc=text,
         reference=reference,
@@ -165,15 +183,20 @@ def _parameter(method: str, argument: inspect.Parameter, hint: Any, help_text: s
     per_model = _role(hint) == "per model"
     if per_model:
         hint = get_args(get_args(hint)[0])[0]
+    elif _role(hint) == "over":
+        hint = get_args(hint)[0]
     choices: tuple[Any, ...] = ()
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         hint = type(choices[0])
-    kinds = [kind for kind in (get_args(hint) or (hint,)) if kind is not type(None)]
+    parts = [part for part in (get_args(hint) or (hint,)) if part is not type(None)]
+    words = tuple(word for part in parts if get_origin(part) is Literal for word in get_args(part))
+    kinds = [part for part in parts if get_origin(part) is not Literal]
     if len(kinds) != 1 or kinds[0] not in (float, int, bool, str):
         raise MethodError(
             f"method {method!r}: cannot read the type of argument {argument.name!r}",
-            expected="float, int, bool, str, a Literal of those, PerModel[one of those], Weights, Deltas or Prepared",
+            expected="float, int, bool, str, a Literal of those, one of them or words, PerModel[one of those], "
+            "Over, Weights, Deltas or Prepared",
             found=str(hint),
             method=method,
             parameter=argument.name,
@@ -185,6 +208,7 @@ def _parameter(method: str, argument: inspect.Parameter, hint: Any, help_text: s
         per_model=per_model,
         default=argument.default[0] if isinstance(argument.default, tuple) else argument.default,
         choices=choices,
+        words=words,
         help=help_text,
     )
 

@@ -39,6 +39,8 @@ def multislerp(
     The unit vectors' weighted mean, brought back to the sphere, times the weighted mean of the norms; on task vectors
     if there is a base. Two opposed tensors are combined linearly.
 
+    Use it as slerp for three and more models.
+
     Args:
         weight: Share of this model.
         normalize_weights: Divide the norms' weights by their sum.
@@ -58,6 +60,8 @@ def karcher(weights: Weights, coefficients: Prepared[Coefficients], *, max_iter:
     """The Riemannian mean of the models' directions, with the mean of their norms.
 
     The point of the sphere whose squared geodesic distances to all inputs add up to least; every model counts equally.
+
+    Use it for several models that stand on an equal footing, without weights to tune.
 
     Args:
         max_iter: Most steps towards the mean.

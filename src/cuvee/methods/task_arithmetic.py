@@ -19,8 +19,10 @@ def task_arithmetic(
 ) -> Array:
     """The base plus a weighted sum of what each model learned.
 
-    W_0 + lambda * sum_i w_i d_i with d_i = W_i - W_0; divided by sum_i w_i if `normalize`. The method with the most
-    reliable gains on language models in the wild.
+    W_0 + lambda * sum_i w_i d_i with d_i = W_i - W_0; divided by sum_i w_i if `normalize`.
+
+    Use it whenever a base is known: it is the one whose gains held up on language models in the wild. Try weights of
+    0.3 to 1 and lower `lambda` as models are added.
 
     Args:
         weight: Strength of this model's task vector; negative ones unlearn.

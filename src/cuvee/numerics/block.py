@@ -17,7 +17,8 @@ class Block:
     Attributes:
         arrays: one array a model, all of one shape: `[n]` for methods of scope `elements`, `[rows, columns]` for `rows`
             and `matrix`. Never to be written to.
-        start: index, in the flattened tensor, of the block's first element.
+        start: index of the block's first element in what the method was prepared for: the flattened tensor, or all of
+            the model's tensors end to end.
         key: 64 bits derived from the seed and the tensor's name, for counter-based randomness.
 
     """

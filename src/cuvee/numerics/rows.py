@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from cuvee.numerics.arrays import namespace
 from cuvee.numerics.block import Array
 
@@ -12,6 +14,20 @@ def row_dots(a: Array, b: Array) -> Array:
     """The dot product of each row of `a` with that of `b`, both `[rows, columns]`: float64 `[rows, 1]`."""
     xp = namespace(a)
     return xp.sum(xp.astype(a, xp.float64) * xp.astype(b, xp.float64), axis=-1, keepdims=True)
+
+
+def mid_ranks(values: Array) -> Array:
+    """Each value's rank in its row of `[rows, columns]`, the smallest being 0; equal ones share their mean rank."""
+    xp = namespace(values)
+    ordered = xp.sort(values, axis=-1)
+    if not isinstance(values, np.ndarray):
+        ends = (xp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+        return xp.astype(sum(ends) - 1, values.dtype) / 2
+    ranks = np.empty_like(values)
+    for row, (line, known) in enumerate(zip(values, ordered, strict=True)):
+        ranks[row] = known.searchsorted(line, "left") + known.searchsorted(line, "right") - 1
+    ranks /= 2
+    return ranks
 
 
 def slerp_ratios(aa: Array, ab: Array, bb: Array, t: float, parallel: float) -> tuple[Array, Array]:

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cuvee.numerics.arrays import dot64, namespace, sum_64, to_numpy
+from cuvee.numerics.arrays import dot64, namespace, sum_64
 from cuvee.numerics.block import Array, Block
+from cuvee.numerics.dots import pairwise_dots
 from cuvee.numerics.select import Cut, select_kth_largest
 
 T = TypeVar("T")
@@ -75,6 +76,15 @@ class Scan:
         )
         return np.asarray(np.sum(np.array(parts, dtype=np.float64), axis=0))
 
+    def squares(self, function: Callable[[Block], Sequence[Array]] = tuple) -> np.ndarray[Any, Any]:
+        """The float64 sum of the squares of each array that `function` makes of a block; by default, of its own.
+
+        Ranges with values that are not finite count as nothing: what is merged of them is refused by name.
+        """
+        parts = self.each(lambda block: [dot64(array, array) for array in function(block)])
+        sums = np.array(parts, dtype=np.float64)
+        return np.asarray(np.sum(np.where(np.isfinite(sums), sums, 0.0), axis=0))
+
     def column_sums(self, pairs: Callable[[Block], Sequence[tuple[Array, Array]]]) -> list[Array]:
         """The float64 sums of products along the first dimension: one `[1, columns]` array for each pair of a block.
 
@@ -88,34 +98,16 @@ class Scan:
             totals = [t + s for t, s in zip(totals, block_sums, strict=True)] if totals else list(block_sums)
         return totals
 
-    def quantiles(self, score: Callable[[Block], Array], fractions: Sequence[float]) -> tuple[float, ...]:
-        """The exact quantiles of a non-negative score over the tensor, linearly interpolated between neighbours."""
-        if len(self.ranges) == 1:
-            values = to_numpy(score(self.read(*self.ranges[0]))).astype(np.float64)
-            return tuple(float(q) for q in np.quantile(values, fractions))
-        last = self.size - 1
-        places = [fraction * last for fraction in fractions]
-        ranks = [rank for place in places for rank in (math.floor(place), math.ceil(place))]
+    def gram(self, function: Callable[[Block], Sequence[Array]] = tuple) -> np.ndarray[Any, Any]:
+        """All dot products between the arrays that `function` makes of a block (by default, its own).
 
-        def scores(block: Block) -> list[Array]:
-            return [score(block)] * len(ranks)
-
-        cuts = self.kth_largest(scores, [self.size - rank for rank in ranks])
-        low, high = cuts[::2], cuts[1::2]
-        return tuple(
-            a.value + (b.value - a.value) * (place - math.floor(place))
-            for a, b, place in zip(low, high, places, strict=True)
-        )
-
-    def gram(self) -> np.ndarray[Any, Any]:
-        """All dot products between the block's arrays, float64 `[models, models]`, symmetric."""
-
-        def dots(block: Block) -> list[float]:
-            return [dot64(block[i], block[j]) for i in range(self.models) for j in range(i + 1)]
-
-        total = np.sum(np.array(self.each(dots), dtype=np.float64), axis=0)
-        gram: np.ndarray[Any, Any] = np.zeros((self.models, self.models))
-        gram[np.tril_indices(self.models)] = total
+        float64 `[arrays, arrays]`, symmetric.
+        """
+        parts = self.each(lambda block: pairwise_dots(tuple(function(block))))
+        total = np.sum(np.array(parts, dtype=np.float64), axis=0)
+        count = round((np.sqrt(8 * total.size + 1) - 1) / 2)
+        gram: np.ndarray[Any, Any] = np.zeros((count, count))
+        gram[np.tril_indices(count)] = total
         return np.asarray(gram + np.tril(gram, -1).T)
 
     def kth_largest(self, score: Callable[[Block], Sequence[Array]], ks: Sequence[int]) -> tuple[Cut, ...]:

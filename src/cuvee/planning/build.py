@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 from cuvee.errors import CheckpointError, PlanError
-from cuvee.layout.layout import layer_edits
+from cuvee.layout.configs import ties_embeddings
+from cuvee.layout.edits import layer_edits
+from cuvee.layout.layout import layout_of
+from cuvee.layout.names import is_derived
+from cuvee.layout.ties import input_embedding, is_head, untied_edits
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.planning.ops import ParameterValue, Plan, PlannedModel, TensorOp
-from cuvee.planning.outline import Checkpoints, Outline, Wanted, outline
+from cuvee.planning.outline import Checkpoints, Outline, Wanted, depth_of, home_of, outline
 from cuvee.planning.shards import lay_out
 from cuvee.recipe.schema import Recipe
 from cuvee.recipe.values import resolve_parameters
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, is_quantised, name_of, promote
 from cuvee.tensors.reference import ModelRef
-from cuvee.tensors.sources import Source, is_verbatim, spelled
+from cuvee.tensors.sources import Constant, Source, is_verbatim, spelled
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,10 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
         _refuse_quantised(checkpoint)
     if not settings.allow_crimes:
         _check_architectures(checkpoints, recipe.architectures)
-    planned = outline(recipe, checkpoints)
+    planned = outline(recipe, checkpoints, crimes=settings.allow_crimes)
     builder = _Builder(recipe, spec, checkpoints, models)
     drafts = [builder.op(wanted) for wanted in planned.tensors]
-    base = recipe.base_model or recipe.modules[0].slices[0].sources[0].model
+    base = home_of(recipe)
     described = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in checkpoints.values())
     metadata = {
         "format": "pt",
@@ -68,11 +72,11 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
     }
     ops, shards = lay_out(drafts, settings.max_shard_bytes, metadata)
     used = {
-        (op.models[i], name)
-        for op, w in zip(drafts, planned.tensors, strict=True)
-        for i, name in _names(op, w, builder)
+        (model, wanted.inputs[position])
+        for op, wanted in zip(drafts, planned.tensors, strict=True)
+        for model, position in zip(op.models, builder.order(wanted)[0], strict=True)
     }
-    return Plan(
+    plan = Plan(
         models=described,
         base=models[base],
         ops=ops,
@@ -80,10 +84,13 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
         seed=settings.seed,
         method=recipe.method,
         config_edits=_config_edits(planned, checkpoints[base]),
-        dropped=_dropped(checkpoints, models, used, recipe),
+        dropped=() if recipe.only is not None else _dropped(checkpoints, models, used, planned),
+        decisions=planned.decisions,
         warnings=tuple(warnings),
         version=settings.version,
     )
+    _check_nothing_lost(recipe, plan)
+    return plan
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -131,15 +138,16 @@ class _Builder:
     def op(self, wanted: Wanted) -> TensorOp:
         """The op of one output tensor, without its place in a file."""
         order, has_base = self.order(wanted)
-        if self.recipe.only is not None and not any(part in wanted.name for part in self.recipe.only):
-            order = [self.base_position(wanted) or 0]
         refs = [wanted.slice_.sources[i].model for i in order]
-        stored = [self.checkpoints[ref].tensors[wanted.inputs[i]] for ref, i in zip(refs, order, strict=True)]
+        stored = [self.checkpoints[ref].tensors[wanted.inputs[i] or ""] for ref, i in zip(refs, order, strict=True)]
         indices = tuple(self.models[ref] for ref in refs)
-        if len(order) < len(wanted.inputs):
+        if self.copied(wanted) is not None:
             return _op(wanted.name, stored, indices, stored[0].dtype)
         _check_shapes(wanted.name, stored, [self.checkpoints[ref].name for ref in refs])
         dtypes = tuple(piece.dtype for piece in stored)
+        if wanted.number is not None and not is_float(dtypes[0]) and stored[0].shape in ((), (1,)):
+            number = Constant(wanted.number, dtypes[0], stored[0].shape)
+            return _op(wanted.name, [number] * len(stored), indices, dtypes[0])
         if not all(map(is_float, dtypes)):
             self.promoted(dtypes, wanted.name)  # refuses dtypes that differ
             return _op(wanted.name, stored, indices, dtypes[0])
@@ -153,7 +161,7 @@ class _Builder:
                 tensor=wanted.name,
             )
         parameters = resolve_parameters(
-            self.recipe, wanted.module, wanted.slice_, self.spec, t=wanted.t, tensor=wanted.name
+            self.recipe, wanted.module, wanted.slice_, self.spec, t=wanted.t, tensor=wanted.name, depth=depth_of(wanted)
         )
         if self.spec.check is not None:
             self.spec.check(**{name: parameters[name] for name in self.spec.check_arguments})
@@ -175,12 +183,20 @@ class _Builder:
 
     def order(self, wanted: Wanted) -> tuple[list[int], bool]:
         """Positions of the slice's sources as the method sees them, and whether the first is the base."""
+        if (copied := self.copied(wanted)) is not None:
+            return [copied], False
         order = list(range(len(wanted.inputs)))
         position = self.base_position(wanted)
         if self.spec.base == "none" or position is None:
             return order, False
         order.remove(position)
         return [position, *order], True
+
+    def copied(self, wanted: Wanted) -> int | None:
+        """Which source is copied without arithmetic, because models differ there or the recipe wants it."""
+        if self.recipe.only is not None and not any(part in wanted.name for part in self.recipe.only):
+            return self.base_position(wanted) or 0
+        return wanted.copied
 
     def base_position(self, wanted: Wanted) -> int | None:
         """Which of the slice's sources is the base."""
@@ -200,11 +216,6 @@ def _op(
     return TensorOp(name, stored[0].shape, dtype, 0, 0, tuple(stored), models, has_base, method, parameters or {})
 
 
-def _names(op: TensorOp, wanted: Wanted, builder: _Builder) -> Iterable[tuple[int, str]]:
-    order, _ = builder.order(wanted)
-    return [(i, wanted.inputs[position]) for i, position in enumerate(order[: len(op.sources)])]
-
-
 def _check_shapes(tensor: str, stored: Sequence[Source], names: Sequence[str]) -> None:
     if len({piece.shape for piece in stored}) > 1:
         other = next(i for i, piece in enumerate(stored) if piece.shape != stored[0].shape)
@@ -221,27 +232,52 @@ def _check_shapes(tensor: str, stored: Sequence[Source], names: Sequence[str]) -
 
 
 def _config_edits(planned: Outline, base: Checkpoint) -> dict[str, Any]:
-    edits: dict[str, Any] = {}
-    for before, kept in planned.layers.values():
-        found = layer_edits(base.config, before, kept)
-        if base.config and len(kept) != before and len(kept) not in found.values():
+    layout = layout_of(base.tensors, base.config)
+    edits: dict[tuple[str, ...], Any] = {}
+    for cut in planned.cuts.values():
+        before = len(layout.stacks.get(cut.stack, ()))
+        found = layer_edits(base.config, layout, cut.stack, cut.kept, cut.origins) if before else {}
+        if base.config and len(cut.kept) != before and not found:
             raise PlanError(
                 f"config.json of {base.name} does not say that it has {before} layers",
                 fix="slice a model whose config.json holds its number of layers",
             )
-        edits.update({".".join(path): value for path, value in found.items()})
-    return edits
+        edits.update(found)
+    if _gains_head(planned, base):
+        edits.update(untied_edits(base.config))
+    return {".".join(path): value for path, value in edits.items()}
+
+
+def _gains_head(planned: Outline, base: Checkpoint) -> bool:
+    """Whether the output has a head that the base lacks because it ties it to the embedding."""
+    if not ties_embeddings(base.config) or input_embedding(base.tensors) is None:
+        return False
+    return any(is_head(wanted.name) and wanted.name not in base.tensors for wanted in planned.tensors)
 
 
 def _dropped(
-    checkpoints: Checkpoints, models: Mapping[ModelRef, int], used: set[tuple[int, str]], recipe: Recipe
+    checkpoints: Checkpoints, models: Mapping[ModelRef, int], used: set[tuple[int, str | None]], planned: Outline
 ) -> tuple[tuple[int, str], ...]:
-    """Input tensors that no op uses although their model takes part: layers outside every slice."""
-    if recipe.only is not None:
-        return ()
+    """Input tensors that no op reads: outside every slice and module, or absent from other models.
+
+    A computed buffer that the output has from the base is not lost.
+    """
+    written = {wanted.name for wanted in planned.tensors}
     return tuple(
         (models[ref], name)
         for ref, checkpoint in checkpoints.items()
-        for name in checkpoint.tensors
-        if (models[ref], name) not in used
+        for name, source in checkpoint.tensors.items()
+        if (models[ref], name) not in used and not (name in written and is_derived(name, source.shape))
     )
+
+
+def _check_nothing_lost(recipe: Recipe, plan: Plan) -> None:
+    """Raises if whole models are merged and a tensor is neither used nor named by a decision: a fault of ours."""
+    if recipe.only is not None or any(
+        source.layer_range for m in recipe.modules for s in m.slices for source in s.sources
+    ):
+        return
+    decided = {name for decision in plan.decisions for name in decision.tensors}
+    lost = [name for _, name in plan.dropped if name not in decided] if len(recipe.modules) == 1 else []
+    if lost:
+        raise PlanError(f"{len(lost)} tensors would be lost", found=", ".join(lost[:3]), tensor=lost[0])

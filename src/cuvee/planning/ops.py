@@ -110,6 +110,14 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """What was done where the models do not hold the same tensors, and the output tensors it was done to."""
+
+    rule: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A whole merge.
 
@@ -121,7 +129,8 @@ class Plan:
         seed: what random masks are drawn from.
         method: the recipe's merge method.
         config_edits: config paths (joined by dots) whose value changes with the layers, and the new values.
-        dropped: input tensors left out because the recipe does not ask for them, as (model, tensor name).
+        dropped: input tensors that no output tensor is made of, as the recipe or a rule wants it: (model, tensor name).
+        decisions: what was done about tensors that only some models have, or that are not merged for another reason.
         warnings: what the user should know before starting.
         version: Cuvee's own.
 
@@ -135,6 +144,7 @@ class Plan:
     method: str
     config_edits: Mapping[str, Any]
     dropped: tuple[tuple[int, str], ...]
+    decisions: tuple[Decision, ...]
     warnings: tuple[str, ...]
     version: str
 

@@ -1,68 +1,108 @@
-"""Which output tensors there are and which input tensors each is made of: names only, no shapes or parameters."""
+"""Which output tensors there are and which input tensors each is made of: names only, no parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cuvee.errors import PlanError
 from cuvee.layout.facts import MODULES
-from cuvee.layout.layout import Layout, acts_before_layers, layout_of, tied_embedding
-from cuvee.recipe.schema import ModuleRecipe, Recipe, SliceRecipe
-from cuvee.recipe.yaml_marks import Marks
+from cuvee.layout.layout import Layout, layout_of
+from cuvee.layout.modules import owner
+from cuvee.layout.names import acts_before_layers, place_of, stored_number
+from cuvee.planning.matching import Match, Member, Rules, differing, matched
+from cuvee.planning.ops import Decision
+from cuvee.planning.slices import Cut, Group, check_kinds, sliced
+from cuvee.recipe.schema import ModuleRecipe, Recipe, SliceRecipe, base_source
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 
 Checkpoints = Mapping[ModelRef, Checkpoint]
 _MAX_INPUTS = 1 << 22  # about a gigabyte of plan, thirty times DeepSeek-V3's three models
-_TENSORS_IN_A_LAYER = 4  # a numbered group with fewer is a head or an adapter, not a stack of its own
+_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One output tensor: its name, the input tensor's name in each source of its slice, and its t."""
+    """One output tensor.
+
+    Attributes:
+        name: its name in the output.
+        inputs: the input tensor's name in each source of its slice; None where a source has none.
+        module: the recipe's module that it belongs to.
+        slice_: the slice that it belongs to.
+        t: its position, for gradients.
+        copied: which source is copied instead of merging; None to merge.
+        number: what the tensor holds if it is its layer's own number, which slices change.
+
+    """
 
     name: str
-    inputs: tuple[str, ...]
+    inputs: tuple[str | None, ...]
     module: ModuleRecipe
     slice_: SliceRecipe
     t: float
+    copied: int | None = None
+    number: int | None = None
+
+
+def depth_of(wanted: Wanted) -> float:
+    """Where in the model a tensor acts: as t in layers, 0 before them, 1 after them (final norm, head)."""
+    outside = place_of(wanted.name).stack is None
+    return 1.0 if outside and not acts_before_layers(wanted.name) else wanted.t
 
 
 @dataclass(frozen=True)
 class Outline:
-    """All output tensors; and for each module that slices change, how many layers it had and which of them it gets."""
+    """All output tensors, and what goes with them.
+
+    Attributes:
+        tensors: the output's tensors.
+        cuts: module name -> what its slices make of its stack.
+        decisions: what was decided where models differ.
+
+    """
 
     tensors: tuple[Wanted, ...]
-    layers: Mapping[str, tuple[int, tuple[int, ...]]]
-    """Module name -> (layers before, positions of the layers of each slice's first source, in output order)."""
+    cuts: Mapping[str, Cut]
+    decisions: tuple[Decision, ...]
 
 
-def outline(recipe: Recipe, checkpoints: Checkpoints) -> Outline:
+def home_of(recipe: Recipe) -> ModelRef:
+    """The model whose config the output takes, and whose word counts where models differ: the base, else the first."""
+    return recipe.base_model or recipe.modules[0].slices[0].sources[0].model
+
+
+def outline(recipe: Recipe, checkpoints: Checkpoints, *, crimes: bool = False) -> Outline:
     """What the recipe wants of these checkpoints.
+
+    Args:
+        recipe: what to merge.
+        checkpoints: every model of the recipe.
+        crimes: whether what does not fit is the base's instead of an error.
 
     Raises:
         PlanError: if a layer range leaves its model, or tensors have no counterpart.
 
     """
+    rules = Rules(recipe.missing or ("base" if crimes else "error"), crimes)
     tensors: list[Wanted] = []
-    layers: dict[str, tuple[int, tuple[int, ...]]] = {}
-    names = tuple(module.name for module in recipe.modules)
+    cuts: dict[str, Cut] = {}
     for module in recipe.modules:
-        layouts = {
-            source.model: _module_layout(checkpoints[source.model], module.name, names)
-            for slice_ in module.slices
-            for source in slice_.sources
-        }
+        layouts = _layouts(recipe, module, checkpoints, rules)
         if any(source.layer_range is not None for slice_ in module.slices for source in slice_.sources):
-            tensors.extend(bounded(_sliced(module, layouts, checkpoints, recipe.marks)))
-            first = layouts[module.slices[0].sources[0].model]
-            before = len(first.stacks[first.main_stack]) if first.main_stack else 0
-            kept = (i for slice_ in module.slices for i in range(*(slice_.sources[0].layer_range or (0, 0))))
-            layers[module.name] = (before, tuple(kept))
+            groups, cuts[module.name] = sliced(recipe, module, layouts, checkpoints)
+            check_kinds(cuts[module.name], checkpoints[home_of(recipe)])
         else:
-            tensors.extend(bounded(_whole(module, module.slices[0], layouts, checkpoints)))
-    return Outline(tuple(tensors), layers)
+            groups = [_whole(slice_, layouts, checkpoints) for slice_ in module.slices]
+        for group in groups:
+            tensors.extend(bounded(_matched(recipe, module, group, layouts, rules)))
+    tensors.extend(_unclaimed(recipe, checkpoints, rules))
+    _check_distinct(tensors)
+    if crimes:
+        _check_something_fits(home_of(recipe), checkpoints, tensors)
+    return Outline(tuple(tensors), cuts, rules.decisions)
 
 
 def bounded(wanted: Iterable[Wanted]) -> Iterator[Wanted]:
@@ -79,166 +119,125 @@ def bounded(wanted: Iterable[Wanted]) -> Iterator[Wanted]:
         yield each
 
 
-def _module_layout(checkpoint: Checkpoint, module: str, modules: Sequence[str]) -> Layout:
+def _layouts(recipe: Recipe, module: ModuleRecipe, checkpoints: Checkpoints, rules: Rules) -> dict[ModelRef, Layout]:
+    """The layout of a module in every model that takes part in it."""
+    modules = tuple(each.name for each in recipe.modules)
+    models = dict.fromkeys(source.model for slice_ in module.slices for source in slice_.sources)
+    return {model: _module_layout(checkpoints[model], module.name, modules, rules) for model in models}
+
+
+def _module_layout(checkpoint: Checkpoint, module: str, modules: Sequence[str], rules: Rules) -> Layout:
     """The layout of those tensors of a checkpoint that belong to one of the recipe's modules."""
-    if len(modules) == 1 and MODULES.get(module, ()) is None:
-        return layout_of(checkpoint.tensors)
-    owner = {name: _owner(name, modules) for name in checkpoint.tensors}
-    found = layout_of(name for name in checkpoint.tensors if owner[name] == module)
-    if not found.places:
+    whole = layout_of(checkpoint.tensors, checkpoint.config)
+    if modules == ("default",):
+        return whole
+    owners = {name: owner(name, modules) for name in checkpoint.tensors}
+    places = {name: place for name, place in whole.places.items() if owners[name] == module}
+    if not places:
         raise PlanError(
             f"{checkpoint.name} has no module {module!r}",
             expected="a module whose tensors it holds; known names: " + ", ".join(MODULES),
-            fix="use a module's name or the first part of its tensors' names",
+            fix="use a module's name or the first part of its tensors' names, as `cuvee layout` shows them",
         )
-    if lost := [name for name in owner if owner[name] is None]:
+    lost = [name for name, found in owners.items() if found is None]
+    if lost and rules.missing == "error":
         raise PlanError(
             f"{len(lost)} tensors of {checkpoint.name} belong to none of the recipe's modules",
-            found=", ".join(lost[:3]),
-            fix="list the other modules too, with the model to take them from",
+            found=", ".join(lost[:_SHOWN]),
+            fix="list the other modules too, with the model to take them from, or set `missing: base`",
             tensor=lost[0],
         )
-    return found
+    return Layout(places, whole.counts)
 
 
-def _owner(name: str, modules: Sequence[str]) -> str | None:
-    """The recipe's module that a tensor belongs to: the one of the longest match, else the one that takes the rest."""
-    best, length, rest = None, 0, None
-    for module in modules:
-        parts = MODULES.get(module, (module + ".",))
-        if parts is None:
-            rest = module
-            continue
-        for part in parts:
-            if part in name and len(part) > length:
-                best, length = module, len(part)
-    return best or rest
-
-
-def _whole(
-    module: ModuleRecipe, slice_: SliceRecipe, layouts: Mapping[ModelRef, Layout], checkpoints: Checkpoints
-) -> Iterator[Wanted]:
+def _whole(slice_: SliceRecipe, layouts: Mapping[ModelRef, Layout], checkpoints: Checkpoints) -> Group:
     """Every tensor of every model, matched by name."""
-    models = [source.model for source in slice_.sources]
-    names = dict.fromkeys(name for model in models for name in layouts[model].places)
-    for name in names:
-        found = [_counterpart(name, layouts[model], checkpoints[model]) for model in models]
-        if None in found:
-            raise _unmatched(names, models, layouts, checkpoints)
-        holder = next(layouts[model] for model in models if name in layouts[model].places)
-        yield Wanted(name, tuple(filter(None, found)), module, slice_, holder.position(name))
+    members = [
+        Member(checkpoints[source.model], {name: name for name in layouts[source.model].places})
+        for source in slice_.sources
+    ]
+    return Group(slice_, tuple(members))
 
 
-def _counterpart(name: str, layout: Layout, checkpoint: Checkpoint) -> str | None:
-    """The tensor that plays the part of `name` in a checkpoint: itself, or the embedding its head is tied to."""
-    if name in layout.places:
-        return name
-    tied = checkpoint.config.get("tie_word_embeddings", True)
-    return tied_embedding(layout.places, name) if tied else None
-
-
-def _unmatched(
-    names: Mapping[str, None], models: Sequence[ModelRef], layouts: Mapping[ModelRef, Layout], checkpoints: Checkpoints
-) -> PlanError:
-    lacking = []
-    for model in models:
-        missing = [n for n in names if _counterpart(n, layouts[model], checkpoints[model]) is None]
-        if missing:
-            lacking.append(f"{checkpoints[model].name} lacks {len(missing)} of {len(names)} ({', '.join(missing[:3])})")
-    return PlanError(
-        "the models do not hold the same tensors",
-        expected="every tensor in every model",
-        found="; ".join(lacking),
-        fix="merge checkpoints of one architecture, saved from the same model class",
-    )
-
-
-def _length(slice_: SliceRecipe) -> int:
-    layer_range = slice_.sources[0].layer_range
-    return layer_range[1] - layer_range[0] if layer_range else 0
-
-
-def _sliced(
-    module: ModuleRecipe, layouts: Mapping[ModelRef, Layout], checkpoints: Checkpoints, marks: Marks
+def _matched(
+    recipe: Recipe, module: ModuleRecipe, group: Group, layouts: Mapping[ModelRef, Layout], rules: Rules
 ) -> Iterator[Wanted]:
-    """Layers of the slices, numbered through; tensors before them from the first slice, after them from the last."""
-    for layout in layouts.values():
-        _check_one_stack(layout)
-    yield from _outside(module, module.slices[0], layouts, checkpoints, before=True)
-    offset = 0
-    for slice_ in module.slices:
-        yield from _layers(module, slice_, layouts, offset, marks)
-        offset += _length(slice_)
-    yield from _outside(module, module.slices[-1], layouts, checkpoints, before=False)
+    """The output tensors of a group of models."""
+    slice_ = group.slice_
+    source = base_source(recipe, slice_)
+    base = slice_.sources.index(source) if source else 0
+    for match in matched(group.members, base, rules, _refusal(recipe, group)):
+        t = _position(match, slice_, layouts) if group.t is None else group.t
+        place = place_of(match.name)
+        number = None if group.layer is None else stored_number(place.rest, place.layer)
+        yield Wanted(match.name, match.inputs, module, slice_, t, match.copied, number)
 
 
-def _check_one_stack(layout: Layout) -> None:
-    stacks = list(layout.stacks)
-    sizes = {stack: sum(place.stack == stack for place in layout.places.values()) for stack in stacks}
-    large = [s for s in stacks if len(layout.stacks[s]) > 1 and sizes[s] >= _TENSORS_IN_A_LAYER * len(layout.stacks[s])]
-    if len(large) > 1:
+def _position(match: Match, slice_: SliceRecipe, layouts: Mapping[ModelRef, Layout]) -> float:
+    holders = (layouts[source.model] for source in slice_.sources)
+    return next((layout.position(match.name) for layout in holders if match.name in layout.places), 0.0)
+
+
+def _refusal(recipe: Recipe, group: Group) -> Callable[[str, Sequence[Member]], PlanError]:
+    """What makes the error for tensors that may not be missing from a group."""
+
+    def refuse(name: str, members: Sequence[Member]) -> PlanError:
+        fix = "merge checkpoints of one architecture; `missing: base` copies such tensors, `missing: skip` drops them"
+        if group.layer is None:
+            return PlanError(
+                "the models do not hold the same tensors",
+                expected="every tensor in every model",
+                found=differing(members, (own for member in members for own in member.names)),
+                fix=fix,
+                tensor=name,
+            )
+        lacking = ", ".join(m.checkpoint.name for m in members if name not in m.names)
+        return PlanError(
+            "the slice's layers do not hold the same tensors",
+            found=f"layer {group.layer} of the slice: {lacking} lacks {place_of(name).rest}",
+            where=recipe.marks.where(group.slice_.path),
+            fix="slice layers of the same kind; " + fix,
+            tensor=name,
+        )
+
+    return refuse
+
+
+def _unclaimed(recipe: Recipe, checkpoints: Checkpoints, rules: Rules) -> Iterator[Wanted]:
+    """The tensors of the base that belong to none of the recipe's modules: copied if `missing: base` says so."""
+    home = home_of(recipe)
+    modules = tuple(module.name for module in recipe.modules)
+    if modules == ("default",) or rules.missing != "base":
+        return
+    module, slice_ = next(
+        (module, slice_)
+        for module in recipe.modules
+        for slice_ in module.slices
+        if any(source.model == home for source in slice_.sources)
+    )
+    position = next(i for i, source in enumerate(slice_.sources) if source.model == home)
+    for name in checkpoints[home].tensors:
+        if owner(name, modules) is None:
+            rules.decide(f"copied from {checkpoints[home].name}: of no module that the recipe names", name)
+            inputs = tuple(name if i == position else None for i in range(len(slice_.sources)))
+            yield Wanted(name, inputs, module, slice_, 0.0, position)
+
+
+def _check_something_fits(home: ModelRef, checkpoints: Checkpoints, tensors: Sequence[Wanted]) -> None:
+    merged = {
+        source.model
+        for wanted in tensors
+        for source, own in zip(wanted.slice_.sources, wanted.inputs, strict=True)
+        if own is not None and wanted.copied is None
+    }
+    if strangers := [checkpoints[ref].name for ref in checkpoints if ref not in {home, *merged}]:
         raise PlanError(
-            "a model with several stacks of layers cannot be sliced as a whole",
-            found=", ".join(large),
-            fix="use `modules:` and give each stack its slices",
+            f"no tensor of {', '.join(strangers)} fits the others in name and shape",
+            fix="leave the model out; even with --allow-crimes there is nothing to merge",
         )
 
 
-def _layers(
-    module: ModuleRecipe, slice_: SliceRecipe, layouts: Mapping[ModelRef, Layout], offset: int, marks: Marks
-) -> Iterator[Wanted]:
-    picked: list[tuple[Layout, str, list[int]]] = []
-    for source in slice_.sources:
-        layout = layouts[source.model]
-        stack = layout.main_stack
-        if stack is None or source.layer_range is None:
-            raise PlanError(
-                f"{source.model} has no layers to slice" if stack is None else "a slice needs a layer_range"
-            )
-        start, stop = source.layer_range
-        numbers = layout.stacks[stack]
-        if stop > len(numbers):
-            raise PlanError(
-                f"layer_range [{start}, {stop}] leaves model {source.model}",
-                expected=f"at most [0, {len(numbers)}]",
-                where=marks.where((*source.path, "layer_range")),
-                model=str(source.model),
-            )
-        picked.append((layout, stack, numbers[start:stop]))
-    count = _length(slice_)
-    for i in range(count):
-        members = [layout.layers[stack, numbers[i]] for layout, stack, numbers in picked]
-        t = i / (count - 1) if count > 1 else 1.0
-        for rest in dict.fromkeys(rest for names in members for rest in names):
-            if lacking := [str(s.model) for s, names in zip(slice_.sources, members, strict=True) if rest not in names]:
-                raise PlanError(
-                    "the slice's layers do not hold the same tensors",
-                    found=f"layer {i} of the slice: {', '.join(lacking)} lacks {rest}",
-                    where=marks.where(slice_.path),
-                    fix="slice layers of the same kind, of models of one architecture",
-                )
-            name = f"{picked[0][1]}.{offset + i}.{rest}"
-            yield Wanted(name, tuple(names[rest] for names in members), module, slice_, t)
-
-
-def _outside(
-    module: ModuleRecipe,
-    slice_: SliceRecipe,
-    layouts: Mapping[ModelRef, Layout],
-    checkpoints: Checkpoints,
-    *,
-    before: bool,
-) -> Iterator[Wanted]:
-    models = [source.model for source in slice_.sources]
-    own = [layouts[source.model] for source in slice_.sources]
-    names = dict.fromkeys(
-        name
-        for layout in own
-        for name, place in layout.places.items()
-        if place.stack != layout.main_stack and acts_before_layers(name) == before
-    )
-    for name in names:
-        found = [_counterpart(name, layouts[model], checkpoints[model]) for model in models]
-        if None in found:
-            raise PlanError(f"tensor {name!r} is missing from some of the slice's models", tensor=name)
-        yield Wanted(name, tuple(filter(None, found)), module, slice_, 0.0)
+def _check_distinct(tensors: Sequence[Wanted]) -> None:
+    name, count = Counter(wanted.name for wanted in tensors).most_common(1)[0] if tensors else ("", 1)
+    if count > 1:
+        raise PlanError(f"the recipe makes tensor {name!r} {count} times", fix="let modules not overlap", tensor=name)

@@ -25,7 +25,7 @@ def complete(
     plan, recipe = opened.plan, opened.recipe
     base = list(opened.checkpoints.values())[plan.base]
     dtype = _dtype(opened)
-    if len(plan.shards) > 1:
+    if plan.shards[0].name != "model.safetensors":
         disk.write_file(partial / "model.safetensors.index.json", _index(plan))
     config = compose_config(opened)
     card = _card(opened, title, dtype, options) if options.write_model_card else None
@@ -71,9 +71,10 @@ def _dtype(opened: Opened) -> str | None:
 
 def _index(plan: Plan) -> bytes:
     """model.safetensors.index.json."""
-    weight_map = {op.name: plan.shards[op.shard].name for op in plan.ops}
-    total = sum(op.nbytes for op in plan.ops)
-    table = {"metadata": {"total_size": total, "total_parameters": plan.elements}, "weight_map": weight_map}
+    ops = [op for op in plan.ops if "/" not in plan.shards[op.shard].name]  # folders are no part of the model's own
+    weight_map = {op.name: plan.shards[op.shard].name for op in ops}
+    facts = {"total_size": sum(op.nbytes for op in ops), "total_parameters": sum(op.size for op in ops)}
+    table = {"metadata": facts, "weight_map": weight_map}
     return json.dumps(table, indent=2, sort_keys=True).encode() + b"\n"
 
 

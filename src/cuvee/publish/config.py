@@ -51,8 +51,9 @@ def merged_config_text(
 
 
 def _dtype_paths(config: Mapping[str, Any]) -> list[_Path]:
-    found = [(*path, key) for path, part in _parts((), config) for key in _DTYPE_KEYS if key in part]
-    return found or [("torch_dtype",)]
+    found = {(*path, key): part[key] for path, part in _parts((), config) for key in _DTYPE_KEYS if key in part}
+    named = [path for path, dtype in found.items() if dtype is not None]  # parts may leave it to the whole model
+    return named or list(found) or [("torch_dtype",)]
 
 
 def _vocabulary_paths(config: Mapping[str, Any]) -> list[_Path]:

@@ -115,11 +115,6 @@ def choose_side_files(
             f"code was not copied: {', '.join(sorted(code))}; "
             "if the merged model needs it and you trust it, pass --trust-remote-code"
         )
-    if left := [name for name in base.sizes() if "modules.json" in chosen and _is_module_weight(name)]:
-        warnings.append(
-            f"weights of sentence-transformers modules were neither merged nor copied: {', '.join(left)}; "
-            "copy them by hand if the merged model needs them"
-        )
     return SideFiles(dict(sorted(chosen.items())), tuple(warnings))
 
 
@@ -214,11 +209,6 @@ def _leads_elsewhere(name: str) -> bool:
 
 def _is_pickle(name: str, home: Location) -> bool:
     return ".model" in name and home.read(name, 0, 4).startswith(_PICKLE_STARTS)
-
-
-def _is_module_weight(name: str) -> bool:
-    folder, _, file = name.rpartition("/")
-    return _MODULE.fullmatch(folder) is not None and file.endswith((".safetensors", ".bin"))
 
 
 def _copy(source: Path, target: Path, name: str) -> None:

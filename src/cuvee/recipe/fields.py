@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -90,6 +90,20 @@ def dtype(data: Any, path: Path, notes: Notes, *, what: str) -> str | None:
         path,
         expected=", ".join(DTYPES),
         fix=f"did you mean {near}?" if near else "leave it out to keep the inputs' dtype",
+    )
+
+
+def choice(data: Any, path: Path, notes: Notes, *, what: str, choices: Sequence[str]) -> str | None:
+    """One of a few words; None for nothing."""
+    name = text(data, path, notes, what=what)
+    if name is None or name in choices:
+        return name
+    near = nearest(name, choices)
+    raise notes.error(
+        f"unknown {what} {shown(name)}",
+        path,
+        expected=", ".join(choices),
+        fix=f"did you mean {near}?" if near else None,
     )
 
 

@@ -28,6 +28,7 @@ KEYS: dict[str, tuple[str, ...]] = {
         "tokenizer_source",
         "chat_template",
         "only",
+        "missing",
     ),
     "module": ("slices", "models", "parameters"),
     "slice": ("sources", "base_model", "parameters", "residual_weight"),
@@ -35,6 +36,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "model": ("model", "parameters"),
     "tokenizer": ("source", "tokens", "pad_to_multiple_of"),
 }
+MISSING = ("error", "base", "skip")
+"""What may happen to tensors that only some models have."""
 _HAVE_PARAMETERS = ("recipe", "module", "slice", "source", "model")
 _SILENT = ("name", "int8_mask", "normalize")
 _WITHOUT_EFFECT = {

@@ -151,6 +151,8 @@ def _scalar(data: Any, parameter: Parameter | None, inside: tuple[Any, ...]) -> 
     number = _number(data)
     if isinstance(number, float) and not math.isfinite(number):
         raise RecipeError(f"{shown(data)} is not a finite number", inside=inside)
+    if parameter and isinstance(data, str) and data in parameter.words:
+        return data
     kind = parameter.kind if parameter else None
     value: Any = None
     if kind is None:
@@ -174,6 +176,8 @@ def _scalar(data: Any, parameter: Parameter | None, inside: tuple[Any, ...]) -> 
 def _wrong_type(data: Any, parameter: Parameter | None, inside: tuple[Any, ...]) -> RecipeError:
     name = parameter.name if parameter else "a parameter"
     expected = _KINDS[parameter.kind] if parameter else "a number, true, false or text"
+    if parameter and parameter.words:
+        expected = f"{expected} or {' or '.join(parameter.words)}"
     if isinstance(data, Mapping):
         fix = "filters choose whole values: write `- filter: ...` entries directly under the parameter"
     elif isinstance(data, list):

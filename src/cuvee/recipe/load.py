@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 
 from cuvee.errors import MethodError, RecipeError, holds_token
+from cuvee.methods.own_file import file_and_function, method_from_file
 from cuvee.methods.registry import get_method, method_names
 from cuvee.methods.spec import MethodSpec
 from cuvee.recipe import fields
 from cuvee.recipe.check import check_recipe
-from cuvee.recipe.keys import KEYS, check_keys
+from cuvee.recipe.keys import KEYS, MISSING, check_keys
 from cuvee.recipe.notes import Notes, nearest
 from cuvee.recipe.schema import Recipe
 from cuvee.recipe.structure import Body
@@ -26,19 +27,20 @@ _MAX_METHOD_NAME = 200
 
 
 def load_recipe(
-    source: str | Path | Mapping[str, Any] | Recipe, *, strict: bool = False
+    source: str | Path | Mapping[str, Any] | Recipe, *, strict: bool = False, trust_remote_code: bool = False
 ) -> tuple[Recipe, tuple[str, ...]]:
     """The recipe that `source` holds, and its warnings, one line each.
 
     Args:
         source: a path; YAML text (known by a line break or a colon and a space); a mapping; or a recipe, which is kept.
         strict: refuse what would be a warning.
+        trust_remote_code: run the Python file that the recipe's `merge_method` may name.
 
     Raises:
         RecipeError: if it cannot be read or means nothing; facts `file`, `line` and `path`.
     """
     if isinstance(source, Recipe):
-        _, warnings = _build(source.raw, source.marks, source.text, strict=strict)
+        _, warnings = _build(source.raw, source.marks, source.text, strict=strict, trust=trust_remote_code)
         return source, warnings
     if isinstance(source, Mapping):
         marks = Marks("recipe")
@@ -47,14 +49,14 @@ def load_recipe(
             _refuse_tokens(json.dumps(data), "recipe")
         except RecipeError as error:
             raise Notes(marks).placed(error, ()) from None
-        return _build(data, marks, "", strict=strict)
+        return _build(data, marks, "", strict=strict, trust=trust_remote_code)
     if isinstance(source, str) and ("\n" in source or ": " in source):
         text, file = source, "recipe"
     else:
         text, file = _read(Path(source)), str(source)
     _refuse_tokens(text, file)
     data, marks = load_yaml(text, file)
-    return _build(data, marks, text, strict=strict)
+    return _build(data, marks, text, strict=strict, trust=trust_remote_code)
 
 
 def _refuse_tokens(text: str, file: str) -> None:
@@ -109,12 +111,12 @@ def _near_file(path: Path) -> str | None:
     return f"did you mean {path.with_name(near[0])}?" if near else None
 
 
-def _build(data: Any, marks: Marks, text: str, *, strict: bool) -> tuple[Recipe, tuple[str, ...]]:
+def _build(data: Any, marks: Marks, text: str, *, strict: bool, trust: bool) -> tuple[Recipe, tuple[str, ...]]:
     notes = Notes(marks)
     if data is None:
         raise notes.error("the recipe is empty", (), expected="merge_method, and models, slices or modules")
     fields.mapping(data, (), notes, what="a recipe", fix="start with `merge_method: NAME`")
-    spec = _method(data, notes)
+    spec = _method(data, notes, trust=trust)
     check_keys(data, "recipe", (), spec, notes)
     body = Body(spec, None, notes)
     if data.get("base_model") is not None:
@@ -130,6 +132,7 @@ def _build(data: Any, marks: Marks, text: str, *, strict: bool) -> tuple[Recipe,
         out_dtype=fields.dtype(data.get("out_dtype"), ("out_dtype",), notes, what="out_dtype"),
         parameters=body.parameters(data, ()),
         only=fields.texts(data.get("only"), ("only",), notes, what="only"),
+        missing=fields.choice(data.get("missing"), ("missing",), notes, what="missing", choices=MISSING),
         tokenizer=read_tokenizer(data.get("tokenizer"), spec, notes),
         tokenizer_source=read_tokenizer_source(data.get("tokenizer_source"), ("tokenizer_source",), notes),
         chat_template=fields.text(data.get("chat_template"), ("chat_template",), notes, what="chat_template"),
@@ -143,7 +146,7 @@ def _build(data: Any, marks: Marks, text: str, *, strict: bool) -> tuple[Recipe,
     return recipe, notes.warnings(strict=strict)
 
 
-def _method(data: Mapping[str, Any], notes: Notes) -> MethodSpec:
+def _method(data: Mapping[str, Any], notes: Notes, *, trust: bool) -> MethodSpec:
     """The method that the recipe names."""
     if data.get("merge_method") is None:
         near = next(
@@ -157,9 +160,32 @@ def _method(data: Mapping[str, Any], notes: Notes) -> MethodSpec:
             fix=f"rename {near} to merge_method" if near else "add `merge_method: NAME` at the top",
         )
     name = fields.text(data["merge_method"], ("merge_method",), notes, what="merge_method") or ""
+    own = file_and_function(name)
+    if own and not trust:
+        raise notes.error(
+            f"the recipe brings a merge method of its own, {name}, which is a program",
+            ("merge_method",),
+            expected="your consent to run it",
+            fix=f"read {own[0]}; if you trust it, add --trust-remote-code",
+            method=name,
+        )
     try:
-        return get_method(name[:_MAX_METHOD_NAME])
+        return (
+            method_from_file(Path(notes.marks.file).parent / own[0], own[1])
+            if own
+            else get_method(name[:_MAX_METHOD_NAME])
+        )
     except MethodError as error:
         raise notes.error(
-            error.what[:200], ("merge_method",), expected=error.expected, fix=error.fix, method=name
+            error.what[:200],
+            ("merge_method",),
+            expected=error.expected,
+            found=_found(error),
+            fix=error.fix,
+            method=name,
         ) from None
+
+
+def _found(error: MethodError) -> str | None:
+    """What a method's error found, and in which line of the method's own file."""
+    return f"{error.found} ({error.where})" if error.where and error.found else error.found

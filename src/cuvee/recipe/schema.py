@@ -64,6 +64,8 @@ class Recipe:
     parameters: Parameters
     only: tuple[str, ...] | None
     """Filters; tensors that match none are the base's, bit for bit. None: everything is merged."""
+    missing: str | None
+    """What happens to tensors that only some models have: `error`, `base` or `skip`; None leaves it to the options."""
     tokenizer: Mapping[str, Any] | None
     tokenizer_source: str | None
     chat_template: str | None

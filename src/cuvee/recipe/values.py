@@ -56,17 +56,25 @@ def resolve(value: Any, *, t: float, tensor: str) -> Any:
 
 
 def resolve_parameters(
-    recipe: Recipe, module: ModuleRecipe, piece: SliceRecipe, spec: MethodSpec, *, t: float, tensor: str
+    recipe: Recipe,
+    module: ModuleRecipe,
+    piece: SliceRecipe,
+    spec: MethodSpec,
+    *,
+    t: float,
+    tensor: str,
+    depth: float | None = None,
 ) -> dict[str, Any]:
     """Every parameter of the method for one output tensor, by argument name.
 
     Per-model parameters are tuples in the order of `schema.inputs_of`. Parsed values are cached by slice, so that a
-    call costs microseconds.
+    call costs microseconds. `t` is as in `resolve`; `depth`, which parameters marked `by_depth` go by, is the same
+    but 1 for tensors after the layers.
 
     Raises:
         RecipeError: if a required parameter has no value for this tensor.
     """
-    return _resolver(Site(recipe, module, piece), _Same(spec))(t, tensor)
+    return _resolver(Site(recipe, module, piece), _Same(spec))(t, t if depth is None else depth, tensor)
 
 
 class _Same:
@@ -122,8 +130,8 @@ class _Chain:
 
 
 @lru_cache(maxsize=4096)
-def _resolver(site: Site, same: _Same) -> Callable[[float, str], dict[str, Any]]:
-    """The function from (t, tensor) to parameters, with all that does not vary worked out."""
+def _resolver(site: Site, same: _Same) -> Callable[[float, float, str], dict[str, Any]]:
+    """The function from (t, depth, tensor) to parameters, with all that does not vary worked out."""
     fixed: dict[str, Any] = {}
     single: list[tuple[str, _Chain]] = []
     several: list[tuple[str, tuple[_Chain, ...]]] = []
@@ -131,6 +139,8 @@ def _resolver(site: Site, same: _Same) -> Callable[[float, str], dict[str, Any]]
     for parameter in same.spec.parameters.values():
         sources = inputs if parameter.per_model else (None,)
         chains = tuple(_chain(parameter, source, site) for source in sources)
+        if parameter.stage and not any(chain.values for chain in chains):
+            continue
         fixed[parameter.argument] = None
         if all(chain.constant for chain in chains):
             values = tuple(chain.at(0.0, "") for chain in chains)
@@ -140,10 +150,10 @@ def _resolver(site: Site, same: _Same) -> Callable[[float, str], dict[str, Any]]
         else:
             single.append((parameter.argument, chains[0]))
 
-    def at(t: float, tensor: str) -> dict[str, Any]:
+    def at(t: float, depth: float, tensor: str) -> dict[str, Any]:
         found = fixed.copy()
         for argument, chain in single:
-            found[argument] = chain.at(t, tensor)
+            found[argument] = chain.at(depth if chain.parameter.by_depth else t, tensor)
         for argument, chains in several:
             found[argument] = tuple([chain.at(t, tensor) for chain in chains])
         return found

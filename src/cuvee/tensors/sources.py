@@ -131,11 +131,34 @@ class Joined:
                 position += width
 
 
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One value all over, known without reading a file."""
+
+    value: int
+    dtype: str
+    shape: tuple[int, ...]
+    kind: Literal["constant"] = "constant"
+
+    @property
+    def children(self) -> tuple[Source, ...]:
+        """None: this is a leaf."""
+        return ()
+
+    def extents(self, start: int, stop: int) -> Iterator[Extent]:  # noqa: ARG002 - every node has it
+        """None."""
+        return iter(())
+
+    def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:  # noqa: ARG002
+        """Elements [start, stop) as a fresh array of `dtype`."""
+        return np.full(stop - start, self.value, dtype)
+
+
 # These modules need the names above, and `Source` when plans are read from JSON, so they come last.
 from cuvee.tensors.deltas import Hadamard, Kronecker, LowRank  # noqa: E402
 from cuvee.tensors.updates import Added, Renormed, RowsReplaced, Run, Scaled  # noqa: E402
 
-Source = Union[Stored, Joined, LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run]  # noqa: UP007
+Source = Union[Stored, Joined, Constant, LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run]  # noqa: UP007
 """Any node; `kind` tells them apart in JSON."""
 
 
@@ -163,7 +186,7 @@ def _is_source(value: object) -> bool:
 
 def is_verbatim(source: Source) -> bool:
     """Whether a source's values are stored values, so that copying it rounds nothing."""
-    return isinstance(source, (Stored, Joined)) and all(map(is_verbatim, source.children))
+    return isinstance(source, (Stored, Joined, Constant)) and all(map(is_verbatim, source.children))
 
 
 def grain_of(source: Source) -> int:

@@ -13,8 +13,9 @@ from typing import Any
 
 from cuvee.adapters.adapter import Adapter, AdapterModule
 from cuvee.errors import PlanError
-from cuvee.layout.facts import HEADS, LANGUAGE_CONFIGS
-from cuvee.layout.layout import tied_embedding
+from cuvee.layout.configs import parts, roles
+from cuvee.layout.facts import HEADS
+from cuvee.layout.ties import tied_embedding
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.location import Location
 from cuvee.tensors.reference import WITH_ADAPTER
@@ -130,7 +131,9 @@ class _View:
             return self.base.config_text
         config = dict(self.base.config)
         for key, value in self._edits.items():
-            inner = [part for part in LANGUAGE_CONFIGS if key in (config.get(part) or {})]
+            inner = [
+                path[0] for path, part in parts(config) if len(path) == 1 and key in part and roles(path[0]) <= {"text"}
+            ]
             for part in inner:
                 config[part] = {**config[part], key: value}
             if key in config or not inner:

@@ -20,6 +20,7 @@ from cuvee.tensors.hub import looks_like_hub_id, open_location
 from cuvee.tensors.location import Location
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.adapters import with_adapter
+from cuvee.views.module_folders import with_module_folders
 
 
 class Opener:
@@ -61,7 +62,7 @@ class Opener:
                 base = self._model(self._base_of(ref, (*asked, ref)), (*asked, ref))
                 self._models[ref] = with_adapter(base, self.adapter(ref), str(ref))
             else:
-                self._models[ref] = self._seen(open_checkpoint(location, str(ref), self._converted))
+                self._models[ref] = self._seen(self._stored(location, str(ref)))
         return self._models[ref]
 
     def _base_of(self, ref: ModelRef, asked: tuple[ModelRef, ...]) -> ModelRef:
@@ -88,6 +89,9 @@ class Opener:
         if ref not in self._adapters:
             self._adapters[ref] = open_adapter(self._location(ref), str(ref), self._converted)
         return self._adapters[ref]
+
+    def _stored(self, location: Location, name: str) -> Checkpoint:
+        return with_module_folders(open_checkpoint(location, name, self._converted), self._converted)
 
     def _location(self, ref: ModelRef) -> Location:
         if ref not in self._locations:

@@ -14,6 +14,7 @@ from cuvee.recipe.schema import Recipe
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.opener import Opener
+from cuvee.views.tied import without_tied_copies
 
 
 def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
@@ -28,8 +29,18 @@ def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpo
     return checkpoints
 
 
+def open_stored(ref: ModelRef, options: MergeOptions) -> Checkpoint:
+    """The checkpoint that a reference names, as it is stored: without any view but its adapters.
+
+    Raises:
+        CuveeError: if it cannot be opened.
+
+    """
+    return Opener(None, options).open(ref)
+
+
 def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
-    opener = Opener(recipe.base_model, options)
+    opener = Opener(recipe.base_model, options, seen=without_tied_copies)
     return {ref: opener.open(ref) for ref in recipe.models()}
 
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from cuvee.layout.layout import Place, acts_before_layers, layer_edits, layout_of, place_of, tied_embedding
+from cuvee.layout.layout import layout_of
+from cuvee.layout.names import Place, acts_before_layers, place_of
+from cuvee.layout.ties import tied_embedding
 
 # Names as transformers writes them -> stack, layer, name within the layer.
 INSIDE = {
@@ -110,20 +112,3 @@ def test_heads_are_tied_to_the_one_embedding() -> None:
     two = ["encoder.embed_tokens.weight", "decoder.embed_tokens.weight"]
     assert tied_embedding(two, "lm_head.weight") is None
     assert tied_embedding(["model.layers.0.embed_tokens.weight"], "lm_head.weight") is None
-
-
-def test_configs_follow_the_layers() -> None:
-    config = {
-        "num_hidden_layers": 4,
-        "max_position": 4,
-        "layer_types": ["a", "b", "c", "d"],
-        "eos": [1, 2, 3, 4],
-        "text_config": {"n_layer": 4, "layer_types": ["w", "x"]},
-        "vision_config": {"depth": 4},
-    }
-    assert layer_edits(config, 4, (0, 1, 1, 3, 3)) == {
-        ("num_hidden_layers",): 5,
-        ("layer_types",): ["a", "b", "b", "d", "d"],
-        ("text_config", "n_layer"): 5,
-    }
-    assert layer_edits(config, 7, (0,)) == {}

@@ -30,7 +30,7 @@ def test_whole_models_are_matched_by_name(models: Models) -> None:
     at = {w.name: w.t for w in found.tensors}
     assert [at[f"model.layers.{i}.mlp.up.weight"] for i in range(3)] == [0, 0.5, 1]
     assert at["model.embed_tokens.weight"] == at["lm_head.weight"] == 0
-    assert found.layers == {}
+    assert found.cuts == {}
 
 
 def test_slices_are_numbered_through(models: Models) -> None:
@@ -46,7 +46,7 @@ def test_slices_are_numbered_through(models: Models) -> None:
     }
     at = {w.name: w.t for w in found.tensors}
     assert [at[f"model.layers.{i}.mlp.up.weight"] for i in range(4)] == [0, 1, 0, 1]
-    assert list(found.layers.values()) == [(3, (0, 1, 1, 2))]
+    assert [(cut.stack, cut.kept) for cut in found.cuts.values()] == [("model.layers", (0, 1, 1, 2))]
 
 
 def test_a_slice_of_one_layer_is_at_the_end(models: Models) -> None:
@@ -84,6 +84,7 @@ def test_tensors_without_a_counterpart_are_named_with_their_models(models: Model
 
 
 TIED = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 3, "tie_word_embeddings": True}
+NOT_TIED = TIED | {"tie_word_embeddings": False}
 
 
 def test_a_tied_head_is_the_embedding(models: Models) -> None:
@@ -99,21 +100,30 @@ def test_heads_tied_in_all_models_are_not_made_up(models: Models) -> None:
     assert "lm_head.weight" not in {w.name for w in outlined(models, linear("tied", "tied2")).tensors}
 
 
-def test_a_head_that_is_missing_and_not_tied_is_missing(models: Models) -> None:
-    models.add("headless", llama(head=False), TIED | {"tie_word_embeddings": False})
+def test_a_head_that_the_config_asks_for_is_the_embedding(models: Models) -> None:
+    models.add("headless", llama(head=False), NOT_TIED)
+    found = outlined(models, linear("a", "headless"))
+    inputs = {w.name: w.inputs for w in found.tensors}
+    assert inputs["lm_head.weight"] == ("lm_head.weight", "model.embed_tokens.weight")
+    assert [d.tensors for d in found.decisions] == [("lm_head.weight",)]
+    assert "headless" in found.decisions[0].rule
+    models.add("alone", llama(head=False) | {"model.norm.weight": np.ones(3, np.float32)}, NOT_TIED)
+    alone = outlined(models, linear("alone", "alone"))
+    assert {w.name: w.inputs for w in alone.tensors}["lm_head.weight"] == ("model.embed_tokens.weight",) * 2
+
+
+def test_a_model_without_a_head_lacks_it(models: Models) -> None:
+    """Its class has none, so nothing says that the embedding stands for it."""
+    models.add("body", llama(head=False), {"architectures": ["LlamaModel"], "tie_word_embeddings": False})
     with pytest.raises(PlanError, match="do not hold the same tensors") as caught:
-        outlined(models, linear("a", "headless"))
-    assert caught.value.found == "headless lacks 1 of 15 (lm_head.weight)"
-
-
-def test_a_head_that_is_missing_and_not_tied_is_missing_from_slices_too(models: Models) -> None:
-    models.add("headless", llama(head=False), TIED | {"tie_word_embeddings": False})
+        outlined(models, linear("a", "body"))
+    assert caught.value.found == "body lacks 1 of 15 (lm_head.weight)"
     recipe = {
         "merge_method": "linear",
         "slices": [{"sources": [{"model": "a", "layer_range": [0, 2], "parameters": {"weight": 1}},
-                                {"model": "headless", "layer_range": [0, 2], "parameters": {"weight": 1}}]}],
+                                {"model": "body", "layer_range": [0, 2], "parameters": {"weight": 1}}]}],
     }  # fmt: skip
-    with pytest.raises(PlanError):
+    with pytest.raises(PlanError, match="do not hold the same tensors"):
         outlined(models, recipe)
 
 
@@ -166,7 +176,10 @@ def test_modules_take_their_own_tensors(models: Models) -> None:
     assert {w.name: w.inputs[0] for w in found.tensors}[
         "decoder.block.2.mlp.up.weight"
     ] == "decoder.block.1.mlp.up.weight"
-    assert found.layers == {"encoder": (2, (0,)), "decoder": (2, (0, 1, 1))}
+    assert {name: (cut.stack, cut.kept) for name, cut in found.cuts.items()} == {
+        "encoder": ("encoder.block", (0,)),
+        "decoder": ("decoder.block", (0, 1, 1)),
+    }
 
 
 def test_tensors_of_no_module_are_not_lost(models: Models) -> None:

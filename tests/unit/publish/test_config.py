@@ -97,3 +97,11 @@ def test_transformers_reads_the_edited_config_of_a_model_of_parts(tmp_path: Path
     after = json.loads(path.read_text())
     assert after["text_config"].keys() == before["text_config"].keys()
     assert after["vision_config"]["hidden_size"] == before["vision_config"]["hidden_size"]
+
+
+def test_a_dtype_that_is_null_says_nothing() -> None:
+    """Parts that leave it to the whole model are left as they are."""
+    text = '{"torch_dtype": "float32", "attn_config": {"dtype": null}}'
+    assert merged_config_text(text, dtype="float32", edits={}, vocab_size=None) == text
+    alone = merged_config_text('{"torch_dtype": null}', dtype="float16", edits={}, vocab_size=None)
+    assert alone == '{"torch_dtype": "float16"}'

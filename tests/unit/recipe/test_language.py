@@ -154,3 +154,12 @@ def test_choices_are_checked():
         value(["a", "c"], str, choices=("a", "b"))
     assert refusal.value.expected == "one of a, b"
     assert refusal.value.inside == (1,)
+
+
+def test_a_word_may_stand_where_the_parameter_has_one():
+    flag = Parameter("rescale", "rescale", bool, per_model=False, default=True, words=("expected",))
+    found = [parse_value(data, flag).at(0.6, "mlp") for data in ("expected", True, "off", [False, "expected", True])]
+    assert found == ["expected", True, False, "expected"]
+    assert parse_value({"filter": "mlp", "value": "expected"}, flag).at(0.0, "mlp") == "expected"
+    with pytest.raises(RecipeError, match="rescale must be true or false or expected"):
+        parse_value("expect", flag)

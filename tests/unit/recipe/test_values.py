@@ -54,6 +54,7 @@ def test_per_model_values_follow_the_inputs_without_the_base():
         "density": (0.25, 1.0, 1.0),
         "elect": "weighted",
         "consensus_method": "sum",
+        "trim_scope": "tensor",
         "normalize": True,
         "rescale": False,
         "lambda_": 0.25,

@@ -191,8 +191,18 @@ def test_one_rounding_to_a_narrow_dtype(stored: dict[str, Source]) -> None:
     np.testing.assert_allclose(exact, want.reshape(-1), atol=1e-6)
 
 
-def test_large_products_do_not_depend_on_the_cut(tmp_path: Path) -> None:
-    """Several tiles: 7 rows of 9000 columns make one."""
+def test_large_products_do_not_depend_on_the_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles: 7 rows of 9000 columns make one. BLAS may round as it likes for other numbers of rows."""
+    multiply = np.matmul
+
+    def whimsical(left: Array, right: Array, out: Array | None = None) -> Array:
+        product = multiply(left, right) * np.float32(1 + 1e-6 * float(left[0, 0]))
+        if out is None:
+            return product
+        out[:] = product
+        return out
+
+    monkeypatch.setattr(np, "matmul", whimsical)
     rows, columns, rank = 23, 9000, 5
     values = {
         "a": RNG.standard_normal((rank, columns)).astype(np.float32),
@@ -208,4 +218,4 @@ def test_large_products_do_not_depend_on_the_cut(tmp_path: Path) -> None:
             parts = [node.read(i, min(i + step, size), reader, F32) for i in range(0, size, step)]
             assert np.concatenate(parts).tobytes() == whole.tobytes(), step
     exact = 1.5 * values["b"].astype(np.float64) @ values["a"].astype(np.float64)
-    np.testing.assert_allclose(whole, exact.reshape(-1), atol=1e-5)
+    np.testing.assert_allclose(whole, exact.reshape(-1), atol=1e-3)

@@ -13,7 +13,7 @@ from cuvee.tensors.checkpoint import open_checkpoint
 from cuvee.tensors.dtypes import itemsize
 from cuvee.tensors.location import Directory
 from cuvee.tensors.reader import FileReader
-from cuvee.tensors.sources import Extent, Joined, Stored, stored_pieces
+from cuvee.tensors.sources import Constant, Extent, Joined, Stored, stored_pieces
 from support.checkpoints import DTYPES, Array, write_checkpoint
 
 F32, F64 = np.dtype(np.float32), np.dtype(np.float64)
@@ -132,3 +132,13 @@ def test_pieces_without_rows_join_to_what_the_others_hold(files: Files) -> None:
 def test_extents_count_bytes() -> None:
     stored = Stored("f", 1000, "BF16", (10, 10))
     assert list(stored.extents(5, 25)) == [Extent("f", 1000 + 5 * itemsize("BF16"), 40)]
+
+
+def test_constants_touch_no_file(files: Files) -> None:
+    source = Constant(7, "I64", (2, 3))
+    assert source.children == ()
+    assert list(source.extents(0, 6)) == list(stored_pieces(source)) == []
+    for dtype in (F32, np.dtype(np.int64)):
+        found = source.read(1, 5, files.reader, dtype)
+        assert found.dtype == dtype
+        assert found.tolist() == [7] * 4
