@@ -45,8 +45,14 @@ def test_the_shapes_are_deepseek_v3s() -> None:
 
 def test_it_is_planned_from_headers(tmp_path: Path) -> None:
     shapes = deepseek_v3_shapes()
+    config = {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": "deepseek_v3",
+        "num_hidden_layers": 61,
+        "tie_word_embeddings": False,
+    }
     for name in ("base", "a", "b"):
-        write_hollow(tmp_path / name, shapes, {"num_hidden_layers": 61, "architectures": ["DeepseekV3ForCausalLM"]})
+        write_hollow(tmp_path / name, shapes, config)
     (tmp_path / "recipe.yml").write_text(RECIPE.format(folder=tmp_path))
     done = subprocess.run(
         [sys.executable, "-c", PLAN, str(tmp_path / "recipe.yml")], capture_output=True, text=True, check=False
