@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 QUICK := not slow and not real
 
-.PHONY: demo test test-all test-faults check docs bench clean
+.PHONY: demo test test-all test-faults fuzz check docs bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.core
@@ -18,6 +18,11 @@ test-all: .venv/.test
 
 test-faults: .venv/.test
 	$(BIN)/python tests/faults/harness.py
+
+# 100,000 inputs by hypothesis; as many more by atheris where it can be installed (Linux and macOS).
+fuzz: .venv/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris || true
+	$(BIN)/python tests/fuzz/run.py 100000 --table docs/fuzzing-table.md
 
 check: .venv/.dev
 	$(BIN)/ruff check .

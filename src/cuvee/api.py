@@ -17,8 +17,9 @@ from cuvee.checking.check import check_checkpoint
 from cuvee.checking.findings import CheckReport
 from cuvee.checking.structure import structure
 from cuvee.engine.devices import NumpyBackend, backends_for
-from cuvee.engine.execute import EngineSettings
-from cuvee.engine.fetch import fetch
+from cuvee.engine.execute import MAX_THREADS, EngineSettings, shared_out
+from cuvee.engine.fetch import fetch, local_files
+from cuvee.engine.probe import probe as measure
 from cuvee.engine.run import run
 from cuvee.engine.workplace import claim, reserved_bytes
 from cuvee.errors import OutputError
@@ -30,9 +31,10 @@ from cuvee.lora.options import ExtractOptions
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
+from cuvee.planning.machine import Machine, other
 from cuvee.planning.ops import Decision, Plan
 from cuvee.progress import Progress, Silent
-from cuvee.publish.complete import complete
+from cuvee.publish.complete import complete, compose_config
 from cuvee.publish.pytorch import require_torch
 from cuvee.publish.side_files import choose_side_files
 from cuvee.recipe.load import load_recipe
@@ -327,10 +329,39 @@ def engine_settings(options: MergeOptions) -> EngineSettings:
     )
 
 
-def cost(plan: Plan, out: str | Path, options: MergeOptions = _DEFAULTS) -> Cost:
-    """What running `plan` will take: bytes, memory, disk and time."""
-    settings = engine_settings(options)
-    return estimate(plan, Path(out), threads=settings.worker_threads, block_elements=NumpyBackend.block_elements)
+def cost(
+    opened: Opened,
+    out: str | Path,
+    options: MergeOptions = _DEFAULTS,
+    *,
+    machine: str | None = None,
+    probe: bool = True,
+) -> Cost:
+    """What running a plan will take: bytes, memory, disk and time.
+
+    Args:
+        opened: the plan and its checkpoints.
+        out: where it will go.
+        options: how it will run.
+        machine: what to assume of another machine, like `read=3GB/s,write=1GB/s,cores=64,nodes=8`.
+        probe: measure this machine first, for about two seconds.
+
+    Raises:
+        CuveeError: if `machine` says nothing that can be meant.
+
+    """
+    settings = shared_out(opened.plan, engine_settings(options))
+    here = Machine(cores=settings.workers)
+    wanted = other(here, machine) if machine else here
+    if probe and settings.devices == "cpu":
+        here = measure(opened.plan, Path(out), settings, local_files(opened.checkpoints.values()))
+    return estimate(
+        opened.plan,
+        Path(out),
+        machine=other(here, machine) if machine else here,
+        processes=settings.processes if wanted.cores == here.cores else -(-wanted.cores // MAX_THREADS),
+        block_elements=NumpyBackend.block_elements,
+    )
 
 
 def _without_effect(recipe: Recipe) -> list[str]:
@@ -356,8 +387,9 @@ def _usable_output(out: Path, *, overwrite: bool) -> Path:
         path = out.expanduser().resolve()
         names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
         exists = path.exists()
-    except OSError as error:
-        raise OutputError(f"cannot use the output {out}: {error.strerror}", path=str(out)) from error
+    except (OSError, ValueError, RuntimeError) as error:  # no such user, a name that cannot be, links in a circle
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OutputError(f"cannot use the output {out}: {reason}", path=str(out)) from error
     if exists and not path.is_dir():
         raise OutputError(f"the output {out} is a file", fix="choose another output", path=str(out))
     if names and not overwrite:
@@ -388,6 +420,7 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
         copy_tokenizer=options.copy_tokenizer,
         trust_remote_code=options.trust_remote_code,
     )
+    compose_config(opened)
     if not options.safe_serialization:
         require_torch()
 

@@ -16,12 +16,35 @@ into exit codes. This module knows nothing of what it reports.
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Any
 
 from typing_extensions import Self
 
 CONTINUE_WITH = "continue_with"
 """The fact that names an option with which the same command would go on; its raiser knows of one."""
+_TOKEN = re.compile(r"\bhf_\w{16,}|(?<=://)[^/\s@]+@")
+_MAX_TOLD = 3000
+_TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def _bounded(text: str) -> str:
+    """`text`, cut where a stranger's megabytes would fill the screen."""
+    return text if len(text) <= _MAX_TOLD else f"{text[:_MAX_TOLD]}..."
+
+
+def holds_token(text: str) -> bool:
+    """Whether access tokens of the Hub, or a URL's name and password, stand in `text`."""
+    return redacted(text) != text
+
+
+def redacted(text: str) -> str:
+    """`text` without access tokens of the Hub and without the names and passwords of URLs."""
+    for variable in _TOKEN_VARIABLES:
+        if len(token := os.environ.get(variable, "").strip()) >= 8:
+            text = text.replace(token, "***")
+    return _TOKEN.sub("***", text)
 
 
 class CuveeError(Exception):
@@ -60,7 +83,8 @@ class CuveeError(Exception):
 
     def __str__(self) -> str:
         rows = [("expected", self.expected), ("found", self.found), ("where", self.where), ("fix", self.fix)]
-        return "\n".join([self.what, *(f"  {label + ':':<9} {text}" for label, text in rows if text)])
+        told = [self.what, *(f"  {label + ':':<9} {text}" for label, text in rows if text)]
+        return redacted("\n".join(map(_bounded, told)))
 
 
 class RecipeError(CuveeError):

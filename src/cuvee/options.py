@@ -25,11 +25,13 @@ def parse_size(text: str | int) -> int:
         CuveeError: if it is not a size.
 
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(text).lower())
+    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]*)\s*", str(text)[:60].lower(), re.ASCII)
     unit = match[2] if match else "?"
     scale = _BINARY.get(unit) or _UNITS.get(unit) or _UNITS.get(unit.removesuffix("b"))
     if match is None or scale is None or (size := int(float(match[1]) * scale)) <= 0:
-        raise CuveeError(f"{text!r} is not a size", expected="a number with a unit, such as 5B, 500M, 2GB or 1GiB")
+        raise CuveeError(
+            f"{str(text)[:60]!r} is not a size", expected="a number with a unit, such as 5B, 500M, 2GB or 1GiB"
+        )
     return size
 
 

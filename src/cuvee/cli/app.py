@@ -64,8 +64,14 @@ def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, log_json: Path | 
 @click.argument("out", type=click.Path(path_type=Path), default=Path())
 @click.option("--json", "as_json", is_flag=True, help="Print the whole plan as JSON.")
 @click.option("--ops", is_flag=True, help="List every output tensor with its sources and parameters.")
+@click.option(
+    "--machine", metavar="SPEC", help="Estimate for another machine: read=3GB/s,write=1GB/s,cores=64,nodes=8."
+)
+@click.option(
+    "--probe/--no-probe", default=True, help="Measure this machine for two seconds, to estimate time and memory."
+)
 @options_of(MergeOptions)
-def plan(recipe: Path, out: Path, as_json: bool, ops: bool, **values: Any) -> None:
+def plan(recipe: Path, out: Path, as_json: bool, ops: bool, machine: str | None, probe: bool, **values: Any) -> None:
     """Show what merging RECIPE will read, write and take, without doing it.
 
     OUT, if given, is where free disk space is looked up.
@@ -79,7 +85,7 @@ def plan(recipe: Path, out: Path, as_json: bool, ops: bool, **values: Any) -> No
     if as_json:
         click.echo(plan_to_json(opened.plan))
         return
-    show.plan(opened.plan, api.cost(opened.plan, out, options), with_ops=ops)
+    show.plan(opened.plan, api.cost(opened, out, options, machine=machine, probe=probe), with_ops=ops)
     notes.warnings(opened.plan.warnings)
 
 

@@ -15,6 +15,7 @@ from cuvee.api import MergeReport
 from cuvee.methods.spec import MethodSpec, Parameter
 from cuvee.methods.stages import STAGES
 from cuvee.planning.cost import Cost
+from cuvee.planning.machine import Machine
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.tensors.dtypes import itemsize, name_of
 
@@ -44,6 +45,21 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """A time in words."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _on(machine: Machine) -> str:
+    cores = f"{machine.cores} cores" if machine.cores > 1 else "one core"
+    nodes = f"{machine.nodes} machines of {cores} each" if machine.nodes > 1 else cores
+    rates = f"reading {size(machine.read)}/s, writing {size(machine.write)}/s"
+    return f"on {nodes}, {rates}" + ("" if machine.probed else " (not measured)")
 
 
 def report(done: MergeReport) -> None:
@@ -89,7 +105,7 @@ def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
     facts.add_row("reads", size(cost.bytes_read))
     facts.add_row("writes", f"{size(cost.bytes_written)} ({size(cost.disk_free)} free)")
     facts.add_row("peak memory", f"about {size(cost.peak_memory)}")
-    facts.add_row("time", f"about {cost.seconds:.1f} s on a machine of two cores")
+    facts.add_row("time", f"about {duration(cost.seconds)} {_on(cost.machine)}")
     for note in planned.notes:
         facts.add_row("note", escape(note))
     for key, value in planned.config_edits.items():

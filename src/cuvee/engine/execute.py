@@ -18,20 +18,22 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from cuvee.engine.allocator import keep_freed_blocks
+from cuvee.engine.budget import allot
 from cuvee.engine.devices import backends_for
 from cuvee.engine.files import ShardFiles, create_shards
 from cuvee.engine.merge_op import Work, block_reader, blocks_in, run_op, serially
 from cuvee.engine.prefetch import Prefetcher, outgrows_memory
 from cuvee.engine.processes import can_fork, run_in_processes
 from cuvee.engine.survey import Surveyed, is_surveyed, survey
-from cuvee.errors import PlanError
 from cuvee.numerics.scan import BlockMap, Range
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.progress import Progress
+from cuvee.tensors import disk
 from cuvee.tensors.reader import FileReader
 
 _WIDE_BLOCKS_A_THREAD = 16  # an op of more blocks than this is shared by all threads
-_MAX_THREADS = 8
+MAX_THREADS = 8
+"""Threads of one process: beyond that the interpreter's lock costs more than another thread brings."""
 _WORTH_FORKING = 256 << 20  # bytes; below, starting processes costs more than they gain
 
 
@@ -51,7 +53,7 @@ class EngineSettings:
     def workers(self) -> int:
         """Threads of all processes together."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.threads or min(cores, _MAX_THREADS * max(self.processes, 1))
+        return self.threads or min(cores, MAX_THREADS * max(self.processes, 1))
 
     @property
     def worker_threads(self) -> int:
@@ -90,12 +92,7 @@ def execute(
 
     """
     create_shards(folder, plan.shards)
-    settings = replace(settings, processes=settings.processes or _useful_processes(plan, settings))
-    settings = replace(
-        settings,
-        block_elements=settings.block_elements or _block_elements(plan, settings),
-        release_cache=outgrows_memory(plan.ops),
-    )
+    settings = replace(shared_out(plan, settings), release_cache=outgrows_memory(plan.ops))
     left = tuple(op for op in plan.ops if op.name not in done)
     # Of the whole plan, whatever is done already: what is asked of a model is asked of all of it.
     surveyed = _survey(plan, folder, settings, locate, progress) if any(map(is_surveyed, left)) else {}
@@ -150,6 +147,7 @@ def _workplace(
 ) -> Iterator[list[Work]]:
     """The open files and the devices that ops are run with."""
     keep_freed_blocks()
+    disk.allow_open_files(len(locate) + len(plan.shards))
     backends = backends_for(settings.devices)
 
     def check_stop() -> None:
@@ -187,21 +185,26 @@ def _useful_processes(plan: Plan, settings: EngineSettings) -> int:
     return settings.workers if pays and settings.devices == "cpu" and can_fork() else 1
 
 
-def _block_elements(plan: Plan, settings: EngineSettings) -> int:
-    """The device's block, or a smaller one where the budget wants it."""
+def shared_out(plan: Plan, settings: EngineSettings) -> EngineSettings:
+    """The settings with the processes that pay, and as many threads and as large blocks as the memory budget holds.
+
+    Raises:
+        PlanError: if the plan does not fit the budget.
+
+    """
+    settings = replace(settings, processes=settings.processes or _useful_processes(plan, settings))
     backends = backends_for(settings.devices)
-    lanes = settings.worker_threads * settings.processes * len(backends)
-    widest = max((len(op.sources) for op in plan.ops), default=1)
-    each = 4 * (2 * widest + 5) * lanes  # bytes an element: the arrays that a block lives in
-    affordable = min(settings.memory, backends[0].working_memory) // each
-    if affordable < 1 << 12:
-        raise PlanError(
-            f"{widest} models at once do not fit the memory budget",
-            expected=f"at least {each << 12} bytes",
-            found=f"{settings.memory} bytes",
-            fix="raise --memory or lower --threads",
-        )
-    return min(backends[0].block_elements, 1 << (affordable.bit_length() - 1))
+    if settings.block_elements:
+        return settings
+    found = allot(
+        plan,
+        settings.memory,
+        processes=settings.processes * len(backends),
+        threads=settings.worker_threads,
+        block_elements=backends[0].block_elements,
+        working=backends[0].working_memory,
+    )
+    return replace(settings, threads=found.threads * settings.processes, block_elements=found.block_elements)
 
 
 def _run_on_threads(
@@ -219,7 +222,7 @@ def _run_on_threads(
     others = [op for op in ops if op.name not in chosen]
     narrow = iter(others)
     lock = threading.Lock()
-    hints = Prefetcher([*wide, *others], works[0].reader, release=settings.release_cache)
+    hints = Prefetcher([*wide, *others], works[0].reader, works[0].output, release=settings.release_cache)
 
     def run(op: TensorOp, work: Work, block_map: BlockMap[Any]) -> None:
         hints.begin(op)

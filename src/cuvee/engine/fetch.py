@@ -31,3 +31,13 @@ def fetch(plan: Plan, checkpoints: Iterable[Checkpoint], progress: Progress) -> 
             progress.finished(name)
         progress.end()
     return located
+
+
+def local_files(checkpoints: Iterable[Checkpoint]) -> dict[str, Path]:
+    """Local paths of the weight files that need no download."""
+    return {
+        uri: checkpoint.location.fetch(name) if name else Path(uri)
+        for checkpoint in checkpoints
+        if not checkpoint.identity.startswith("hf://")
+        for uri, name in checkpoint.weight_files.items()
+    }

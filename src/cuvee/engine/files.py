@@ -46,6 +46,10 @@ class ShardFiles:
         target, path = self._descriptors[shard], self._paths[shard]
         disk.copy_range(source, extent.offset, target, offset, extent.count, extent.file, path)
 
+    def release(self, shard: int, offset: int, count: int) -> None:
+        """Tells the kernel that these bytes are not needed again; what is not on the disk yet goes there first."""
+        disk.release(self._descriptors[shard], offset, count)
+
     def close(self) -> None:
         """Closes every file."""
         for descriptor in self._descriptors:

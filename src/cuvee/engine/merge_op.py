@@ -105,6 +105,11 @@ def _grain(op: TensorOp) -> int:
     return max(map(grain_of, op.sources), default=1)
 
 
+def scan_of(op: TensorOp, work: Work) -> Scan:
+    """What an op's method is prepared with."""
+    return _merge(op, work, serially).scan()
+
+
 def _spans(op: TensorOp, spec: MethodSpec, block_elements: int) -> tuple[Range, ...]:
     """The blocks of an op; smaller ones where values are computed, which takes room in the cache beside them."""
     grain = _grain(op)

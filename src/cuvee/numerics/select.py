@@ -116,6 +116,20 @@ def select_kth_largest(
     return tuple(search.cut for search in searches if search.cut is not None)
 
 
+def working_bytes(size: int, searches: int) -> int:
+    """About the memory, in float32, that so many searches of a tensor of `size` elements take beside its blocks."""
+    chunks = min(max(size >> 18, _SAMPLE_CHUNKS), 512)
+    sample = min(chunks * _SAMPLE_LENGTH, size)
+    inside = min(6 / math.sqrt(max(sample, 1)) * size, _CAPACITY, size)  # the bracket is twelve half deviations wide
+    return int(4 * (searches * (sample + inside) + sample + inside))
+
+
+def most_bytes(size: int, searches: int) -> int:
+    """The most that so many searches keep in memory, in float32, whatever the values are."""
+    chunks = min(max(size >> 18, _SAMPLE_CHUNKS), 512)
+    return 4 * searches * (min(chunks * _SAMPLE_LENGTH, size) + min(_CAPACITY, size))
+
+
 def _bracket_by_sample(scores: Scores, size: int, searches: Sequence[_Search], align: int, grain: int) -> None:
     """Sets each open search's bracket from a sample spread evenly over the tensor."""
     chunks = min(max(size >> 18, _SAMPLE_CHUNKS), 512)

@@ -1,44 +1,103 @@
-"""What a plan will take: memory, disk and time, estimated before it runs."""
+"""What a plan will take on a machine: memory, disk and time, estimated before it runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cuvee.errors import PlanError
 from cuvee.methods.registry import get_method
-from cuvee.planning.ops import Plan
+from cuvee.planning.machine import Kind, Machine, kind_of
+from cuvee.planning.ops import Plan, TensorOp
 from cuvee.tensors import disk
 
-_PROCESS_BYTES = 75 << 20  # an interpreter with NumPy and Cuvee loaded, measured
-_READ_RATE, _WRITE_RATE = 2.5e9, 1.2e9  # bytes a second from and to the page cache, one machine of two cores
-_NS_READ, _NS_APPLY, _NS_SCAN = 0.4, 0.6, 1.6  # nanoseconds an element and model on one core, measured likewise
+_START_SECONDS = 0.35  # an interpreter with NumPy and Cuvee loaded, and the files beside the weights
+# Nanoseconds an element and model on one core, where nothing was measured.
+_NS_READ, _NS_APPLY, _NS_SCAN = 0.4, 0.6, 1.6
 
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate; bytes and seconds."""
+    """An estimate; bytes and seconds.
+
+    Attributes:
+        bytes_read: of all sources.
+        bytes_written: of all output files.
+        peak_memory: of one process, resident.
+        disk_free: on the file system of the output.
+        seconds: of wall time, downloads not counted.
+        machine: which this is for.
+
+    """
 
     bytes_read: int
     bytes_written: int
     peak_memory: int
     disk_free: int
     seconds: float
+    machine: Machine
 
 
-def estimate(plan: Plan, out: Path, *, threads: int, block_elements: int) -> Cost:
-    """What running `plan` into `out` will take on a machine like the one this was measured on."""
+def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_elements: int) -> Cost:
+    """What running `plan` into `out` will take.
+
+    Reading, computing and writing overlap, so the slowest of the three counts; copies are the kernel's work alone.
+    Every node does its share of all of them.
+
+    Args:
+        plan: the merge.
+        out: where it goes.
+        machine: where it runs, all its cores at work.
+        processes: that share a node's cores.
+        block_elements: elements that a thread looks at together.
+
+    """
     widest = max((len(op.sources) for op in plan.ops), default=1)
-    memory = _PROCESS_BYTES + threads * block_elements * 4 * (2 * widest + 5)
-    nanoseconds = 0.0
-    for op in plan.ops:
-        if op.method is not None:
-            scanned = get_method(op.method).prepare is not None
-            each = _NS_READ + _NS_APPLY + (_NS_SCAN + _NS_READ if scanned else 0.0)
-            nanoseconds += op.size * len(op.sources) * each
-    transfer = plan.bytes_read / _READ_RATE + plan.bytes_written / _WRITE_RATE
-    seconds = 0.3 + transfer + nanoseconds / 1e9 / max(threads, 1)
-    return Cost(plan.bytes_read, plan.bytes_written, memory, disk.free_bytes(out.absolute()), seconds)
+    merged = [op for op in plan.ops if op.method is not None]
+    lane = machine.lane_bytes if machine.probed else block_elements * 4 * (2 * widest + 5) * bool(merged)
+    busy = max(
+        core_seconds(merged, machine) / machine.cores,
+        sum(op.bytes_read for op in merged) / machine.read,
+        sum(op.nbytes for op in merged) / machine.write,
+    )
+    copied = sum(op.nbytes for op in plan.ops if op.method is None and op.derivation is None) / machine.copy
+    return Cost(
+        bytes_read=plan.bytes_read,
+        bytes_written=plan.bytes_written,
+        peak_memory=(processes + (processes > 1)) * machine.process_bytes + machine.cores * lane,
+        disk_free=disk.free_bytes(out.absolute()),
+        seconds=_START_SECONDS + (busy + copied) / machine.nodes,
+        machine=machine,
+    )
+
+
+def core_seconds(ops: Iterable[TensorOp], machine: Machine) -> float:
+    """What one core would take for the arithmetic of these ops, the moving of their bytes through memory included."""
+    per_element: dict[Kind, float] = {}
+    total = 0.0
+    for op in ops:
+        kind = kind_of(op)
+        if kind not in per_element:
+            per_element[kind] = machine.seconds.get(kind) or _unmeasured(op, machine)
+        total += work_of(op) * per_element[kind]
+    return total
+
+
+def work_of(op: TensorOp) -> float:
+    """What an op's cost grows with: its elements; for methods that decompose a matrix, its shorter side as well."""
+    if op.method is not None and get_method(op.method).scope == "matrix" and len(op.shape) > 1:
+        return float(op.size) * min(op.shape[-1], op.size // max(op.shape[-1], 1))
+    return float(op.size)
+
+
+def _unmeasured(op: TensorOp, machine: Machine) -> float:
+    """Seconds a unit of work: as the dearest kind that was measured, else from the figures above."""
+    if machine.seconds:
+        return max(machine.seconds.values())
+    scanned = op.method is not None and get_method(op.method).prepare is not None
+    each = _NS_READ + _NS_APPLY + (_NS_SCAN + _NS_READ if scanned else 0.0)
+    return len(op.sources) * each * 1e-9
 
 
 def check_disk(plan: Plan, out: Path, reserved: int = 0) -> None:

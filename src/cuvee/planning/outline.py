@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cuvee.errors import PlanError
@@ -19,6 +19,7 @@ from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 
 Checkpoints = Mapping[ModelRef, Checkpoint]
+_MAX_INPUTS = 1 << 22  # about a gigabyte of plan, thirty times DeepSeek-V3's three models
 _SHOWN = 3
 
 
@@ -96,12 +97,26 @@ def outline(recipe: Recipe, checkpoints: Checkpoints, *, crimes: bool = False) -
         else:
             groups = [_whole(slice_, layouts, checkpoints) for slice_ in module.slices]
         for group in groups:
-            tensors.extend(_matched(recipe, module, group, layouts, rules))
+            tensors.extend(bounded(_matched(recipe, module, group, layouts, rules)))
     tensors.extend(_unclaimed(recipe, checkpoints, rules))
     _check_distinct(tensors)
     if crimes:
         _check_something_fits(home_of(recipe), checkpoints, tensors)
     return Outline(tuple(tensors), cuts, rules.decisions)
+
+
+def bounded(wanted: Iterable[Wanted]) -> Iterator[Wanted]:
+    """The tensors, as long as a plan of them can be held: a short recipe may repeat layers or models without end."""
+    total = 0
+    for each in wanted:
+        total += len(each.inputs)
+        if total > _MAX_INPUTS:
+            raise PlanError(
+                "the recipe asks for more than a plan can hold",
+                expected=f"at most {_MAX_INPUTS:,} input tensors, counted each time one is used",
+                fix="merge fewer models at a time, or repeat fewer layers",
+            )
+        yield each
 
 
 def _layouts(recipe: Recipe, module: ModuleRecipe, checkpoints: Checkpoints, rules: Rules) -> dict[ModelRef, Layout]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+from cuvee.errors import CheckpointError
 from cuvee.methods.registry import get_method
 from cuvee.options import MergeOptions
 from cuvee.planning.build import Opened
@@ -24,17 +28,11 @@ def complete(
     """Writes all that belongs beside the weights: (file names, warnings)."""
     plan, recipe = opened.plan, opened.recipe
     base = list(opened.checkpoints.values())[plan.base]
-    dtypes = {op.dtype for op in plan.ops if op.method is not None} or {op.dtype for op in plan.ops}
-    written = recipe.out_dtype or recipe.dtype or (dtypes.pop() if len(dtypes) == 1 else None)
-    dtype = name_of(written) if written else None
+    dtype = _dtype(opened)
     if plan.shards[0].name != "model.safetensors":
         disk.write_file(partial / "model.safetensors.index.json", _index(plan))
     tokenizer = tokenizer_files(opened.vocabulary, base)
-    config = None
-    if base.config_text is not None:
-        edits = {tuple(key.split(".")): value for key, value in plan.config_edits.items()}
-        edits.update(tokenizer.config_edits)
-        config = merged_config_text(base.config_text, dtype=dtype, edits=edits, vocab_size=opened.vocabulary.rows)
+    config = compose_config(opened, tokenizer.config_edits)
     card = _card(opened, title, dtype, options) if options.write_model_card else None
     published = publish(
         partial,
@@ -51,6 +49,34 @@ def complete(
         to_pytorch(partial)
     names = tuple(sorted(path.name for path in partial.iterdir()))
     return names, (*tokenizer.warnings, *published.warnings)
+
+
+def compose_config(opened: Opened, further: Mapping[tuple[str, ...], Any] = MappingProxyType({})) -> str | None:
+    """The merged model's config.json, with a new tokenizer's `further` edits; None if the base has none.
+
+    Raises:
+        CheckpointError: if the base's is none that can be edited.
+
+    """
+    base = list(opened.checkpoints.values())[opened.plan.base]
+    if base.config_text is None:
+        return None
+    edits = {tuple(key.split(".")): value for key, value in opened.plan.config_edits.items()}
+    edits.update(further)
+    try:
+        return merged_config_text(
+            base.config_text, dtype=_dtype(opened), edits=edits, vocab_size=opened.vocabulary.rows
+        )
+    except CheckpointError as error:
+        raise error.at(f"config.json of {base.name}", checkpoint=base.name, file="config.json") from None
+
+
+def _dtype(opened: Opened) -> str | None:
+    """Torch's name of the dtype of the merged weights; None if they are of several."""
+    plan, recipe = opened.plan, opened.recipe
+    dtypes = {op.dtype for op in plan.ops if op.method is not None} or {op.dtype for op in plan.ops}
+    written = recipe.out_dtype or recipe.dtype or (dtypes.pop() if len(dtypes) == 1 else None)
+    return name_of(written) if written else None
 
 
 def _index(plan: Plan) -> bytes:

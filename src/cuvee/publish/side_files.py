@@ -168,6 +168,17 @@ def _of_kinds(home: Location, kinds: set[_Kind]) -> dict[str, Location]:
                     checkpoint=home.identity,
                     file=name,
                 )
+            target = home.link_target(name)
+            if target is not None and target.name != name.rpartition("/")[2]:
+                raise CheckpointError(
+                    f"{name} is a link to a file of another name outside the checkpoint",
+                    expected="a file, a link within the checkpoint, or one to a file of the same name",
+                    found=str(target),
+                    where=home.identity,
+                    fix=f"put a copy in its place if {target.name} is really meant to go along with the merge",
+                    checkpoint=home.identity,
+                    file=name,
+                )
             found[name] = home
     return found
 

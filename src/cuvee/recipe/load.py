@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cuvee.errors import MethodError, RecipeError
+from cuvee.errors import MethodError, RecipeError, holds_token
 from cuvee.methods.own_file import file_and_function, method_from_file
 from cuvee.methods.registry import get_method, method_names
 from cuvee.methods.spec import MethodSpec
@@ -21,6 +22,8 @@ from cuvee.recipe.schema import Recipe
 from cuvee.recipe.structure import Body
 from cuvee.recipe.tokens import read_tokenizer, read_tokenizer_source
 from cuvee.recipe.yaml_marks import MAX_BYTES, Marks, load_yaml
+
+_MAX_METHOD_NAME = 200
 
 
 def load_recipe(
@@ -43,6 +46,7 @@ def load_recipe(
         marks = Marks("recipe")
         try:
             data = fields.plain_data(source)
+            _refuse_tokens(json.dumps(data), "recipe")
         except RecipeError as error:
             raise Notes(marks).placed(error, ()) from None
         return _build(data, marks, "", strict=strict, trust=trust_remote_code)
@@ -50,8 +54,22 @@ def load_recipe(
         text, file = source, "recipe"
     else:
         text, file = _read(Path(source)), str(source)
+    _refuse_tokens(text, file)
     data, marks = load_yaml(text, file)
     return _build(data, marks, text, strict=strict, trust=trust_remote_code)
+
+
+def _refuse_tokens(text: str, file: str) -> None:
+    """A recipe is published with the merge: in its card, beside the weights, and inside them."""
+    line = next((number for number, line in enumerate(text.splitlines(), 1) if holds_token(line)), None)
+    if line is not None:
+        raise RecipeError(
+            "the recipe holds an access token or a password, and recipes are published with what they make",
+            fix="remove it and revoke it; put a token into HF_TOKEN, or run `hf auth login`",
+            where=f"{file}:{line}",
+            file=file,
+            line=line,
+        )
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
@@ -66,9 +84,11 @@ def _read(path: Path) -> str:
             recipes = sorted(found.name for pattern in ("*.yml", "*.yaml") for found in path.glob(pattern))
             fix = f"did you mean {path / recipes[0]}?" if recipes else None
             raise RecipeError("the recipe is a directory", expected="a YAML file", fix=fix, **facts)
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:  # it may be a device without end
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
             raise RecipeError("the recipe is too large", expected="at most 16 MiB", **facts)
-        return path.read_bytes().decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         facts |= {"where": f"{path}:{line}", "line": line}
@@ -151,7 +171,11 @@ def _method(data: Mapping[str, Any], notes: Notes, *, trust: bool) -> MethodSpec
             method=name,
         )
     try:
-        return method_from_file(Path(notes.marks.file).parent / own[0], own[1]) if own else get_method(name)
+        return (
+            method_from_file(Path(notes.marks.file).parent / own[0], own[1])
+            if own
+            else get_method(name[:_MAX_METHOD_NAME])
+        )
     except MethodError as error:
         raise notes.error(
             error.what[:200],

@@ -13,14 +13,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cuvee.errors import CheckpointError
-from cuvee.tensors.header import read_header
+from cuvee.tensors.header import name_fault, read_header
 from cuvee.tensors.location import Location
 from cuvee.tensors.sources import Source, Stored
 
 _SAFE_INDEX = "model.safetensors.index.json"
 _PICKLE_INDEX = "pytorch_model.bin.index.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth")
-_MAX_JSON_BYTES = 256 << 20
+_MAX_INDEX_BYTES, _MAX_CONFIG_BYTES = 100_000_000, 16 << 20
+_MAX_SIGNS = {b"[": 1 << 20, b"{": 1 << 20, b":": 1 << 21, b",": 1 << 22}  # more would take gigabytes once read
+_MAX_DEPTH = 64
 # Files with weights' endings that are not a model's weights.
 _NOT_WEIGHTS = ("adapter_model", "training_args", "optimizer", "scheduler", "rng_state", "scaler", "consolidated")
 
@@ -58,10 +60,28 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json, parsed; empty if there is none."""
+        """config.json, parsed; empty if there is none.
+
+        Raises:
+            CheckpointError: if it is not a JSON object, nests without end, or `architectures` is no list of names.
+
+        """
         if self.config_text is None:
             return {}
-        return _json_object(self.config_text.encode(), "config.json", self.name)
+        config = _json_object(self.config_text.encode(), "config.json", self.name)
+        architectures = config.get("architectures")
+        if architectures is not None and not (
+            isinstance(architectures, list) and all(isinstance(kind, str) for kind in architectures)
+        ):
+            raise CheckpointError(
+                f"config.json of {self.name} does not name its architectures",
+                expected='a list of names, like ["LlamaForCausalLM"]',
+                found=repr(architectures)[:80],
+                fix="repair config.json or fetch it again",
+                checkpoint=self.name,
+                file="config.json",
+            )
+        return config
 
 
 def open_checkpoint(location: Location, name: str, converted: Path | None = None) -> Checkpoint:
@@ -94,10 +114,21 @@ def open_checkpoint(location: Location, name: str, converted: Path | None = None
             )
     except CheckpointError as error:
         raise error.at(f"checkpoint {name}", checkpoint=name) from error
-    config = (
-        location.read("config.json", 0, _MAX_JSON_BYTES).decode(errors="replace") if "config.json" in files else None
-    )
-    return Checkpoint(name, location, tensors, files, weights, metadata, config)
+    return Checkpoint(name, location, tensors, files, weights, metadata, _config_text(location, files, name))
+
+
+def _config_text(location: Location, files: Mapping[str, int], name: str) -> str | None:
+    if "config.json" not in files:
+        return None
+    if files["config.json"] > _MAX_CONFIG_BYTES:
+        raise CheckpointError(
+            f"config.json of {name} is too large to be one",
+            expected=f"at most {_MAX_CONFIG_BYTES >> 20} MiB",
+            found=f"{files['config.json'] >> 20} MiB",
+            checkpoint=name,
+            file="config.json",
+        )
+    return location.read("config.json", 0, files["config.json"]).decode(errors="replace")
 
 
 def _safetensors_files(location: Location, files: Mapping[str, int], name: str) -> list[str]:
@@ -140,7 +171,7 @@ def _index_files(location: Location, files: Mapping[str, int], index: str, name:
 
 
 def _weight_map(location: Location, files: Mapping[str, int], index: str, name: str) -> dict[str, str]:
-    if files[index] > _MAX_JSON_BYTES:
+    if files[index] > _MAX_INDEX_BYTES:
         raise CheckpointError(f"{index} is too large", found=f"{files[index]} bytes", checkpoint=name, file=index)
     table = _json_object(location.read(index, 0, files[index]), index, name).get("weight_map")
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
@@ -193,6 +224,9 @@ def _read_pickles(location: Location, shards: Iterable[str], converted: Path | N
     tensors: dict[str, Stored] = {}
     for shard in shards:
         for key, stored in read_state_dict_layout(location.fetch(shard), converted).items():
+            if fault := name_fault(key):
+                what = f"the tensor name {key[:80]!r} in {shard} {fault}"
+                raise CheckpointError(what, checkpoint=name, file=shard, tensor=key[:80])
             if key in tensors:
                 raise CheckpointError(f"tensor {key!r} is stored in two files", checkpoint=name, tensor=key)
             tensors[key] = stored
@@ -200,10 +234,22 @@ def _read_pickles(location: Location, shards: Iterable[str], converted: Path | N
 
 
 def _json_object(raw: bytes, file: str, name: str) -> dict[str, Any]:
+    if any(raw.count(sign) > most for sign, most in _MAX_SIGNS.items()):
+        raise CheckpointError(f"{file} of {name} holds more values than it can need", checkpoint=name, file=file)
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} of {name} is not JSON: {error}", checkpoint=name, file=file) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} of {name} is not a JSON object", checkpoint=name, file=file)
+    level: list[Any] = [value]
+    for _ in range(_MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, (dict, list))
+        ]
+    if level:
+        raise CheckpointError(f"{file} of {name} nests deeper than {_MAX_DEPTH} levels", checkpoint=name, file=file)
     return value

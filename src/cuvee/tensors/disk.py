@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cuvee.errors import CheckpointError, OutputError
@@ -19,6 +19,7 @@ REPLACED = ".replaced"
 """Ends the name of an old output while a new one takes its place."""
 
 _CHUNK = 1 << 24
+_OTHER_FILES = 256
 _CAN_COPY_RANGE = hasattr(os, "copy_file_range")
 _CAN_ADVISE = hasattr(os, "posix_fadvise")
 # Another file system, a network mount or an old kernel may refuse the call; the plain copy then serves.
@@ -133,7 +134,7 @@ def preallocate(path: Path, header: bytes, size: int) -> None:
                         raise
             file.truncate(size)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise _write_error(path, error, size) from error
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -181,6 +182,20 @@ def release(descriptor: int, offset: int, count: int) -> None:
     """Tells the kernel that these bytes are not needed again, so that its cache stays for others."""
     if _CAN_ADVISE:
         os.posix_fadvise(descriptor, offset, count, os.POSIX_FADV_DONTNEED)
+
+
+def allow_open_files(count: int) -> None:
+    """Raises this process's own limit of open files, if the system lets it, so that `count` more can be open."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def free_bytes(path: Path) -> int:
@@ -282,13 +297,26 @@ def descriptor_of(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _write_error(path: Path, error: OSError) -> OutputError:
+def _write_error(path: Path, error: OSError, size: int = 0) -> OutputError:
+    """The refusal; where the disk is full and it is known that `size` bytes were wanted, with how many are lacking."""
     fixes = {
         errno.ENOSPC: "free some space or choose an output on a larger disk, then run the same command again",
         errno.EACCES: "choose an output directory that you may write to",
         errno.EROFS: "choose an output directory that you may write to",
         errno.EDQUOT: "your quota is used up: free some space, then run the same command again",
     }
+    fix, expected, found = fixes.get(error.errno or 0), None, None
+    if error.errno == errno.ENOSPC:
+        free = free_bytes(path)
+        found = f"{free / 1e9:.2f} GB free"
+        if size > free:
+            expected = f"{size / 1e9:.2f} GB free"
+            fix = f"free {(size - free) / 1e9:.2f} GB more or choose an output on a larger disk, then run it again"
     return OutputError(
-        f"cannot write {path}: {error.strerror}", fix=fixes.get(error.errno or 0), path=str(path), errno=error.errno
+        f"cannot write {path}: {error.strerror}",
+        expected=expected,
+        found=found,
+        fix=fix,
+        path=str(path),
+        errno=error.errno,
     )

@@ -16,11 +16,14 @@ from cuvee.errors import CheckpointError
 from cuvee.tensors.dtypes import CODES, itemsize
 
 MAX_HEADER_BYTES = 100_000_000
+MAX_NAME_LENGTH = 1024
+_MAX_TENSORS = 1 << 20
+_MAX_OTHERS = 1 << 20  # signs that do not belong to tensors: __metadata__ may hold whole documents
 _MAX_DIMENSIONS = 64
 _MAX_ELEMENTS = 1 << 62
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor of a header; `start` and `stop` are byte offsets in the file."""
 
@@ -60,8 +63,9 @@ def read_header(read: Callable[[int, int], bytes], size: int, name: str) -> Head
             found=f"{length} bytes",
         )
     raw = read(8, 8 + length)
+    _check_extent(raw, bad)
     try:
-        table = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
+        table = json.loads(raw.decode("utf-8"), object_pairs_hook=_compact)
     except UnicodeDecodeError:
         raise bad("its header is not UTF-8") from None
     except _DuplicateNameError as error:
@@ -74,7 +78,7 @@ def read_header(read: Callable[[int, int], bytes], size: int, name: str) -> Head
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise bad("its __metadata__ is not a map from text to text")
     data_start = 8 + length
-    entries = {key: _entry(key, value, data_start, bad) for key, value in table.items()}
+    entries = {key: _entry(key, table[key], data_start, bad) for key in table}
     _check_cover(entries, data_start, size, bad)
     return Header(entries, metadata)
 
@@ -91,11 +95,41 @@ def build_header(tensors: Iterable[tuple[str, str, tuple[int, ...], int]], metad
     return len(text).to_bytes(8, "little") + text
 
 
+_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
+
+
 class _DuplicateNameError(ValueError):
     """A JSON object names a key twice."""
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def name_fault(name: object) -> str | None:
+    """What is wrong with a tensor's name; None if nothing is."""
+    if not isinstance(name, str) or not name:
+        return "is empty or not text"
+    if len(name) > MAX_NAME_LENGTH:
+        return f"is longer than {MAX_NAME_LENGTH} characters"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "is not text"
+    return None if name.isprintable() else "holds characters that cannot be printed"
+
+
+def _check_extent(raw: bytes, bad: Callable[..., CheckpointError]) -> None:
+    """Refuses, before anything is made of it, a header whose values would take far more memory than its text."""
+    tensors = raw.count(b"data_offsets")
+    if tensors > _MAX_TENSORS:
+        raise bad("its header names too many tensors", expected=f"at most {_MAX_TENSORS}", found=f"{tensors}")
+    needed = {b"[": 2, b"{": 1, b":": 4, b",": 4 + _MAX_DIMENSIONS}
+    if any(raw.count(sign) > each * tensors + _MAX_OTHERS for sign, each in needed.items()):
+        raise bad("its header holds lists, objects and values that describe no tensors")
+
+
+def _compact(pairs: list[tuple[str, Any]]) -> Any:
+    """A JSON object: an entry's three values as a tuple, which takes a fraction of the memory; others as a dict."""
+    if len(pairs) == 3 and {key for key, _ in pairs} == _ENTRY_KEYS:
+        values = dict(pairs)
+        return values["dtype"], values["shape"], values["data_offsets"]
     table = dict(pairs)
     if len(table) != len(pairs):
         seen: set[str] = set()
@@ -104,13 +138,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(key: str, value: Any, data_start: int, bad: Callable[..., CheckpointError]) -> Entry:
-    try:
-        key.encode()
-    except UnicodeEncodeError:
-        raise bad(f"tensor name {key!r} is not text", tensor=key) from None
-    if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
+    if fault := name_fault(key):
+        raise bad(f"the tensor name {key[:80]!r} {fault}", tensor=key[:MAX_NAME_LENGTH])
+    if isinstance(value, dict) and value.keys() >= _ENTRY_KEYS:  # with more keys than the format has
+        value = tuple(value[part] for part in ("dtype", "shape", "data_offsets"))
+    if not isinstance(value, tuple):
         raise bad(f"tensor {key!r} lacks dtype, shape or data_offsets", tensor=key)
-    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    dtype, shape, offsets = value
     if not isinstance(dtype, str) or dtype not in CODES:
         raise bad(
             f"tensor {key!r} has a dtype that is not known here",

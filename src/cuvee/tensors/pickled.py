@@ -24,12 +24,14 @@ from cuvee.errors import CheckpointError
 from cuvee.tensors import disk
 from cuvee.tensors.dtypes import code_of, itemsize
 from cuvee.tensors.header import build_header, read_header
+from cuvee.tensors.pickle_scan import check_archive, check_legacy
 from cuvee.tensors.sources import Stored
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LOCAL_HEADER_BYTES = 30
 _SAFE_TORCH = (2, 6)  # earlier weights-only loaders could be made to run code (CVE-2025-32434)
 _MAX_NESTING = 3
+_MOST_SHARING = 16  # bytes of tensors for each byte of the file: tied weights are stored once
 # What torch and its unpickler raise, in one version or another, for a file that is not what it should be.
 _LOAD_FAILURES = (
     pickle.UnpicklingError,
@@ -61,6 +63,7 @@ def read_state_dict_layout(path: Path, converted: Path | None = None) -> dict[st
         return _legacy_layout(path, converted)
     members, byte_order = _storage_members(path)
     tensors = _named_tensors(_load(path, mapped=True), path)
+    _check_sizes(tensors, path)
     codes = {name: _code(tensor, name, path) for name, tensor in tensors.items()}
     places = _places(tensors, members, path) if byte_order == "little" else {}
     others = {name: tensor for name, tensor in tensors.items() if name not in places}
@@ -75,7 +78,9 @@ def _legacy_layout(path: Path, converted: Path | None) -> dict[str, Stored]:
     known = _conversion(path, converted) if converted else None
     if known and known.is_file():
         return _read_converted(known)
+    check_legacy(path)
     tensors = _named_tensors(_load(path, mapped=False), path)
+    _check_sizes(tensors, path)
     codes = {name: _code(tensor, name, path) for name, tensor in tensors.items()}
     return _converted(tensors, codes, path, converted)
 
@@ -93,6 +98,7 @@ def _storage_members(path: Path) -> tuple[dict[int, int], str]:
     members: dict[int, int] = {}
     order = b"little"
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             for member in archive.infolist():
                 _, _, name = member.filename.partition("/")
@@ -191,11 +197,19 @@ def _named_tensors(loaded: Any, path: Path, depth: int = 0) -> dict[str, Any]:
 
 def _holds_tensors(value: Mapping[Any, Any], depth: int) -> bool:
     torch = _torch()
-    return any(
-        isinstance(item, torch.Tensor)
-        or (isinstance(item, dict) and depth < _MAX_NESTING and _holds_tensors(item, depth + 1))
-        for item in value.values()
-    )
+    level = {id(value): value}  # each once, however often a pickle repeats it
+    for _ in range(depth, _MAX_NESTING + 1):
+        if any(isinstance(item, torch.Tensor) for each in level.values() for item in each.values()):
+            return True
+        level = {id(item): item for each in level.values() for item in each.values() if isinstance(item, dict)}
+    return False
+
+
+def _check_sizes(tensors: Mapping[str, Any], path: Path) -> None:
+    """Refuses tensors that repeat a few bytes over and over: written out they would fill any disk."""
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if total > _MOST_SHARING * path.stat().st_size + (1 << 20):
+        raise _bad(path, "its tensors share bytes without end", found=f"{total} bytes of tensors")
 
 
 def _code(tensor: Any, name: str, path: Path) -> str:

@@ -163,9 +163,10 @@ def test_copies_hold_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_links_are_copied_as_files(tmp_path: Path) -> None:
-    (tmp_path / "blob").write_bytes(b"tokens")
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "f00d").write_bytes(b"tokens")
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "vocab.txt").symlink_to(tmp_path / "blob")
+    (tmp_path / "base" / "vocab.txt").symlink_to(tmp_path / "blobs" / "f00d")
     copy_side_files(choose_side_files(Directory(tmp_path / "base")), tmp_path / "out")
     assert not (tmp_path / "out" / "vocab.txt").is_symlink()
     assert (tmp_path / "out" / "vocab.txt").read_bytes() == b"tokens"

@@ -301,3 +301,29 @@ def test_hints_are_only_hints(descriptor: int, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "posix_fadvise", failing(errno.EIO))
     disk.will_need(descriptor, 0, 100)
     disk.release(descriptor, 0, 100)
+
+
+def test_a_full_disk_says_how_much_more_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(disk, "free_bytes", lambda _: 2 * 10**9)
+    with pytest.raises(OutputError, match="No space left") as caught:
+        disk.preallocate(tmp_path / "x", b"", 5 * 10**9)
+    assert (caught.value.expected, caught.value.found) == ("5.00 GB free", "2.00 GB free")
+    assert "free 3.00 GB more" in caught.value.fix
+
+
+def test_more_files_may_be_open_where_the_system_lets_us() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
+    try:
+        disk.allow_open_files(20)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
+        disk.allow_open_files(200)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 456
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
