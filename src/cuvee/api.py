@@ -435,7 +435,7 @@ def _checked(partial: Path, opened: Opened, options: MergeOptions) -> list[str]:
     report = check_checkpoint(partial, quick=True, tokenizer=False)
     for finding in report.problems:
         if finding.check == "files":
-            fix = "check the disk, then run the same command again"
+            fix = "check the disk, then run the same command again with --fresh"
             raise OutputError(f"the merged weights cannot be read back: {finding.text}", fix=fix, path=str(partial))
     base = list(opened.checkpoints.values())[opened.plan.base]
     inherited = {finding.text for finding in structure(base, tokenizer=False)} if report.problems else set()

@@ -378,7 +378,7 @@ def test_threads_and_budget_change_no_byte(method: str, llama: Family, tmp_path:
     runs = [
         merge_many(references, llama.path("base"), tmp_path / str(i), method, options, **parameters)
         for i, options in enumerate(
-            [MergeOptions(threads=1), MergeOptions(threads=3, memory="2MiB"), MergeOptions(processes=2)]
+            [MergeOptions(threads=1), MergeOptions(threads=3, memory="40MiB"), MergeOptions(processes=2)]
         )
     ]
     for name, tensor in runs[0].items():

@@ -60,7 +60,7 @@ def test_same_bytes_however_it_runs(method: str, larger: Family, tmp_path: Path)
     ways = {
         "one thread": MergeOptions(threads=1),
         "two threads": MergeOptions(threads=2),
-        "five threads in little memory": MergeOptions(threads=5, memory="1MiB"),
+        "five threads in little memory": MergeOptions(threads=5, memory="40MiB"),
         "two processes": MergeOptions(processes=2, threads=2),
     }
     written = {}

@@ -72,7 +72,7 @@ def test_more_threads_and_small_blocks_give_the_same_bytes(tmp_path: Path) -> No
     base = mixtral(tmp_path, 1)("base", save_original_format=False)
     other = mixtral(tmp_path, 2)("other")
     entries = recipe(base, other) | {"merge_method": "ties", "base_model": str(base), "parameters": {"density": 0.4}}
-    for number, options in enumerate(({"threads": 1}, {"processes": 2}, {"memory": "2MiB"})):
+    for number, options in enumerate(({"threads": 1}, {"processes": 2}, {"memory": "32MiB"})):
         cuvee.merge(entries, tmp_path / f"out{number}", cuvee.MergeOptions(**options))
     first = read_checkpoint(tmp_path / "out0")
     for number in (1, 2):

@@ -269,7 +269,7 @@ def test_text_reaches_the_vectors_it_reached_before(models: dict[str, Path], tmp
             assert np.array_equal(state[encode(WINE).ids], table[source(WINE).ids])
 
 
-@pytest.mark.parametrize("settings", [{"threads": 3}, {"processes": 2}, {"memory": "3MB"}])
+@pytest.mark.parametrize("settings", [{"threads": 3}, {"processes": 2}, {"memory": "32MiB"}])
 def test_blocks_and_threads_change_no_byte(settings: Any, models: dict[str, Path], tmp_path: Path) -> None:
     more = {"tokenizer": {"source": "union", "pad_to_multiple_of": 64}, "merge_method": "ties"}
     more |= {"parameters": {"weight": 1.0, "density": 0.5}, "base_model": str(models["a"])}
