@@ -14,8 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cuvee.api import MergeReport, check, describe, merge, plan
+    from cuvee.api import MergeReport, merge, plan
     from cuvee.errors import CuveeError
+    from cuvee.inspection import check, describe
     from cuvee.options import MergeOptions
     from cuvee.recipe.load import load_recipe
     from cuvee.recipe.schema import Recipe
@@ -37,8 +38,8 @@ __all__ = [
 _HOMES = {
     "merge": "cuvee.api",
     "plan": "cuvee.api",
-    "check": "cuvee.api",
-    "describe": "cuvee.api",
+    "check": "cuvee.inspection",
+    "describe": "cuvee.inspection",
     "MergeReport": "cuvee.api",
     "MergeOptions": "cuvee.options",
     "CuveeError": "cuvee.errors",

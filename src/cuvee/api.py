@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cuvee
-from cuvee.adapters.facts import AdapterFacts, facts_of
 from cuvee.checking.check import check_checkpoint
-from cuvee.checking.findings import CheckReport
 from cuvee.checking.structure import structure
 from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import MAX_THREADS, EngineSettings, shared_out
@@ -23,11 +21,6 @@ from cuvee.engine.probe import probe as measure
 from cuvee.engine.run import run
 from cuvee.engine.workplace import claim, reserved_bytes
 from cuvee.errors import OutputError
-from cuvee.layout.tree import Tree, tree_of
-from cuvee.lora.commands import extract_adapter, merge_adapters
-from cuvee.lora.extraction import Extracted
-from cuvee.lora.files import WEIGHTS
-from cuvee.lora.options import ExtractOptions
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
@@ -39,17 +32,12 @@ from cuvee.publish.pytorch import require_torch
 from cuvee.publish.side_files import choose_side_files
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
-from cuvee.tensors.reference import ModelRef
-from cuvee.views.opener import Opener
-from cuvee.views.opening import conversions, open_inputs, open_stored
+from cuvee.views.opening import open_inputs
 from cuvee.views.vocabulary import with_one_vocabulary
-from cuvee.views.vocabulary_report import VocabularyReport
-from cuvee.views.vocabulary_report import compare_vocabularies as side_by_side
 
 RecipeLike = str | Path | Mapping[str, Any] | Recipe
 _OUR_FILES = {"config.json", "mergekit_config.yml"}
 _DEFAULTS = MergeOptions()
-_EXTRACTION = ExtractOptions()
 _SILENT = Silent()
 
 
@@ -150,133 +138,6 @@ def _merge(recipe: RecipeLike, out: Path, options: MergeOptions, progress: Progr
     return _report(plan, out, seconds, processes, resumed, files, (*plan.warnings, *warnings))
 
 
-@dataclass(frozen=True)
-class LoraReport:
-    """What an extraction did.
-
-    Attributes:
-        out: the finished adapter.
-        seconds: wall time.
-        extracted: how every changed tensor is held, and how closely.
-        bytes_written: bytes of the adapter's weights.
-        peak_memory: as in `MergeReport`.
-
-    """
-
-    out: Path
-    seconds: float
-    extracted: Extracted
-    bytes_written: int
-    peak_memory: int
-
-
-def extract_lora(
-    model: str,
-    base_model: str,
-    out: str | Path,
-    extraction: ExtractOptions = _EXTRACTION,
-    options: MergeOptions = _DEFAULTS,
-    progress: Progress = _SILENT,
-) -> LoraReport:
-    """Writes what `model` learned over `base_model` as a PEFT adapter into the directory `out`.
-
-    Args:
-        model: the fine-tune: a path or Hub id, as in recipes.
-        base_model: what it was trained from.
-        out: the directory to make; it appears only when it is complete.
-        extraction: see `ExtractOptions`.
-        options: see `MergeOptions`.
-        progress: receives events, from several threads.
-
-    Raises:
-        CuveeError: whatever stands in the way; `out` is then as it was before.
-
-    """
-    begin = time.perf_counter()
-    settings = engine_settings(options)
-    with _appearing(Path(out), overwrite=options.overwrite) as (folder, title):
-        found = extract_adapter(
-            model, base_model, folder, title, extraction, options, settings, progress, cuvee.__version__
-        )
-        written = (folder / WEIGHTS).stat().st_size
-    memory = _peak_memory(settings.processes or settings.workers)
-    return LoraReport(Path(out), time.perf_counter() - begin, found, written, memory)
-
-
-@dataclass(frozen=True)
-class LoraMergeReport:
-    """What a merge of adapters did.
-
-    Attributes:
-        out: the finished adapter.
-        seconds: wall time.
-        ranks: module path -> rank of its update.
-        bytes_written: bytes of the adapter's weights.
-        warnings: what the user should know.
-
-    """
-
-    out: Path
-    seconds: float
-    ranks: Mapping[str, int]
-    bytes_written: int
-    warnings: tuple[str, ...]
-
-
-def merge_lora(
-    recipe: str | Path | Mapping[str, Any],
-    out: str | Path,
-    options: MergeOptions = _DEFAULTS,
-    progress: Progress = _SILENT,
-) -> LoraMergeReport:
-    """Merges adapters into one adapter, as `recipe` says, into the directory `out`.
-
-    Args:
-        recipe: a path, YAML text or a mapping.
-        out: the directory to make; it appears only when it is complete.
-        options: see `MergeOptions`.
-        progress: receives events, from several threads.
-
-    Raises:
-        CuveeError: whatever stands in the way; `out` is then as it was before.
-
-    """
-    begin = time.perf_counter()
-    with _appearing(Path(out), overwrite=options.overwrite) as (folder, title):
-        merge = merge_adapters(recipe, folder, title, options, engine_settings(options), progress, cuvee.__version__)
-        written = (folder / WEIGHTS).stat().st_size
-    return LoraMergeReport(Path(out), time.perf_counter() - begin, merge.config.ranks, written, merge.warnings)
-
-
-def describe(checkpoint: str | Path, options: MergeOptions = _DEFAULTS) -> Tree:
-    """What a checkpoint holds: its stacks, layers, shapes, ties and vocabulary, from headers and config alone.
-
-    Args:
-        checkpoint: a path or Hub id, with `@revision` if need be.
-        options: of which only where downloaded models lie counts.
-
-    Raises:
-        CuveeError: if it cannot be opened.
-
-    """
-    return tree_of(open_stored(ModelRef.parse(str(checkpoint)), options))
-
-
-def check(checkpoint: str | Path, *, quick: bool = False, prompt: str | None = None) -> CheckReport:
-    """What is right and wrong with a checkpoint on this machine: complete, consistent, finite, loadable.
-
-    Args:
-        checkpoint: its directory.
-        quick: read headers and small files only.
-        prompt: if given, the model is asked to go on with it.
-
-    Raises:
-        SourceError: if there is no such directory.
-
-    """
-    return check_checkpoint(Path(checkpoint), quick=quick, prompt=prompt, converted=conversions())
-
-
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
     """The recipe validated, its checkpoints' headers read, and the plan made.
 
@@ -296,26 +157,6 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
     warnings = (*warnings, *_without_effect(loaded), *vocabulary.warnings)
     plan = build_plan(loaded, vocabulary.checkpoints, settings, warnings)
     return Opened(loaded, vocabulary.checkpoints, plan, vocabulary.output)
-
-
-def compare_vocabularies(first: str, second: str, options: MergeOptions = _DEFAULTS) -> VocabularyReport:
-    """The vocabularies of two models (paths or Hub ids) side by side, and how they differ.
-
-    Raises:
-        CuveeError: if one cannot be reached, or has no tokenizer.
-
-    """
-    return side_by_side(first, second, options)
-
-
-def adapter_facts(reference: str, options: MergeOptions = _DEFAULTS) -> AdapterFacts:
-    """What the adapter at a path or Hub id is, from its config and headers.
-
-    Raises:
-        CuveeError: if there is none, or it is corrupt or of a kind that is not supported.
-
-    """
-    return facts_of(Opener(None, options).adapter(ModelRef.parse(reference)))
 
 
 def engine_settings(options: MergeOptions) -> EngineSettings:
@@ -373,7 +214,7 @@ def _without_effect(recipe: Recipe) -> list[str]:
 
 
 @contextmanager
-def _appearing(out: Path, *, overwrite: bool) -> Iterator[tuple[Path, str]]:
+def appearing(out: Path, *, overwrite: bool) -> Iterator[tuple[Path, str]]:
     """A folder to fill, and the name that it gets; when the body is done it takes the place of `out`."""
     target = _usable_output(out, overwrite=overwrite)
     with claim(target) as place:
@@ -456,7 +297,7 @@ def _report(
         seconds=seconds,
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
-        peak_memory=_peak_memory(processes),
+        peak_memory=peak_memory(processes),
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
         resumed=resumed,
@@ -467,7 +308,7 @@ def _report(
     )
 
 
-def _peak_memory(processes: int) -> int:
+def peak_memory(processes: int) -> int:
     """The largest resident size of this process and its workers, in bytes; 0 where nothing tells.
 
     Workers are counted at the size of the largest, and what they share with this process more than once.

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cuvee.api import extract_lora
 from cuvee.lora.options import ExtractOptions
+from cuvee.lora_api import extract_lora
 from support.checkpoints import read_file, write_checkpoint
 from support.tuned import everything, load, logits, make_pair, merged, relative_error, weights, with_adapter
 

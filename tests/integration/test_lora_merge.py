@@ -10,9 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from cuvee.api import merge_lora
 from cuvee.errors import CuveeError
 from cuvee.lora.recipe import read_adapter_recipe
+from cuvee.lora_api import merge_lora
 from cuvee.options import MergeOptions
 from support.adapter_files import dense, factors, weighted_sum, write_adapter
 from support.checkpoints import read_file

@@ -12,9 +12,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from cuvee.api import extract_lora
 from cuvee.errors import CuveeError
 from cuvee.lora.options import ExtractOptions
+from cuvee.lora_api import extract_lora
 from cuvee.options import MergeOptions
 from support.adapter_files import PREFIX, dense, factors, write_adapter
 from support.checkpoints import Array, read_file

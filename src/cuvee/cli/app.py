@@ -100,10 +100,10 @@ def layout(checkpoint: str, as_json: bool) -> None:
     import dataclasses
     import json
 
-    from cuvee import api
+    from cuvee import inspection
     from cuvee.cli import show_layout
 
-    tree = api.describe(checkpoint)
+    tree = inspection.describe(checkpoint)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(tree), indent=2))
     else:
@@ -123,10 +123,10 @@ def check(out: Path, quick: bool, prompt: str | None, as_json: bool) -> None:
     import dataclasses
     import json
 
-    from cuvee import api
+    from cuvee import inspection
     from cuvee.cli import show_check
 
-    report = api.check(out, quick=quick, prompt=prompt)
+    report = inspection.check(out, quick=quick, prompt=prompt)
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in report.findings], indent=2))
     else:
@@ -162,10 +162,10 @@ def vocab(first: str, second: str, as_json: bool, transformers_cache: str | None
 
     Sizes, overlap, what differs, special tokens and chat templates, side by side.
     """
-    from cuvee import api
+    from cuvee import inspection
     from cuvee.cli import vocabulary
 
-    report = api.compare_vocabularies(first, second, MergeOptions(transformers_cache=transformers_cache))
+    report = inspection.compare_vocabularies(first, second, MergeOptions(transformers_cache=transformers_cache))
     if as_json:
         click.echo(vocabulary.report_json(report))
         return

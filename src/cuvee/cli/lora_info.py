@@ -24,9 +24,9 @@ def info(adapter: str, as_json: bool, transformers_cache: str | None) -> None:
 
     Only its config and headers are read.
     """
-    from cuvee import api
+    from cuvee import inspection
 
-    facts = api.adapter_facts(adapter, MergeOptions(transformers_cache=transformers_cache))
+    facts = inspection.adapter_facts(adapter, MergeOptions(transformers_cache=transformers_cache))
     if as_json:
         click.echo(json.dumps(asdict(facts), indent=2))
     else:

@@ -12,7 +12,7 @@ from cuvee.lora.options import ExtractOptions
 from cuvee.options import MergeOptions
 
 if TYPE_CHECKING:
-    from cuvee.api import LoraReport
+    from cuvee.lora_api import LoraReport
 
 
 @click.command()
@@ -32,7 +32,7 @@ def extract(
     Matrices become low-rank factors, everything else that changed is saved whole, and README.md tells how close the
     adapter comes.
     """
-    from cuvee import api
+    from cuvee import lora_api
     from cuvee.cli import notes
     from cuvee.cli.bars import watcher
 
@@ -43,7 +43,7 @@ def extract(
     options = build(MergeOptions, values)
     notes.meaningless(options.meaningless)
     with watcher(verbose=verbose, quiet=quiet) as progress:
-        report = api.extract_lora(model, base_model, target, extraction, options, progress)
+        report = lora_api.extract_lora(model, base_model, target, extraction, options, progress)
     if not quiet:
         _show(report)
 
@@ -60,7 +60,7 @@ def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, **values: Any) ->
     `merge_method` is concat (the exact weighted sum), svd (that, cut to `parameters: {rank: N}`), linear, or any method
     that acts on changes, such as ties, in the `space` core, knots or factors.
     """
-    from cuvee import api
+    from cuvee import lora_api
     from cuvee.cli import notes
     from cuvee.cli.bars import watcher
     from cuvee.cli.show import size
@@ -68,7 +68,7 @@ def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, **values: Any) ->
     options = build(MergeOptions, values)
     notes.meaningless(options.meaningless)
     with watcher(verbose=verbose, quiet=quiet) as progress:
-        report = api.merge_lora(recipe, out, options, progress)
+        report = lora_api.merge_lora(recipe, out, options, progress)
     notes.warnings(report.warnings)
     if not quiet:
         ranks = sorted(report.ranks.values()) or [0]

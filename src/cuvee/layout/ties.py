@@ -57,7 +57,7 @@ def missing_head(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
     Any other matrix with a row a token outside the layers may be the head under a name of its own.
     """
     embedding = input_embedding(shapes)
-    if embedding is None or not needs_head(config):
+    if embedding is None or len(shapes[embedding]) != 2 or not needs_head(config):
         return None
     name = next((head for ending, head in HEAD_NAMES.items() if ends_with(embedding, (ending,))), None)
     rows = shapes[embedding][0]
