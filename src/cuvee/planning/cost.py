@@ -42,7 +42,8 @@ class Cost:
 def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_elements: int) -> Cost:
     """What running `plan` into `out` will take.
 
-    Reading, computing and writing overlap, so the slowest of the three counts; copies are the kernel's work alone.
+    A core that reads or writes does not compute meanwhile, and storage is no faster for having more of them; copies are
+    the kernel's work alone.
     Every node does its share of all of them.
 
     Args:
@@ -56,11 +57,9 @@ def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_e
     widest = max((len(op.sources) for op in plan.ops), default=1)
     merged = [op for op in plan.ops if op.method is not None]
     lane = machine.lane_bytes if machine.probed else block_elements * 4 * (2 * widest + 5) * bool(merged)
-    busy = max(
-        core_seconds(merged, machine) / machine.cores,
-        sum(op.bytes_read for op in merged) / machine.read,
-        sum(op.nbytes for op in merged) / machine.write,
-    )
+    reading = sum(op.bytes_read for op in merged) / machine.read
+    writing = sum(op.nbytes for op in merged) / machine.write
+    busy = max((core_seconds(merged, machine) + reading + writing) / machine.cores, reading, writing)
     copied = sum(op.nbytes for op in plan.ops if op.method is None and op.derivation is None) / machine.copy
     return Cost(
         bytes_read=plan.bytes_read,
