@@ -7,6 +7,7 @@ are for is not known here.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,19 +64,16 @@ class Added:
         return fresh.astype(dtype, copy=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Scaled:
-    """A tensor whose rows (`axis` 0) or columns (`axis` 1) are multiplied by a number each; a vector is one column."""
+class _Changed(ABC):
+    """What tensors have in common that are `source` in shape and dtype, and need all of their other children."""
 
+    __slots__ = ()
     source: sources.Source
-    by: sources.Source
-    axis: int
-    kind: Literal["scaled"] = "scaled"
 
     @property
+    @abstractmethod
     def children(self) -> tuple[sources.Source, ...]:
-        """The tensor and its factors."""
-        return (self.source, self.by)
+        """The tensor, and what it is changed by."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -88,9 +86,26 @@ class Scaled:
         return self.source.dtype
 
     def extents(self, start: int, stop: int) -> Iterator[sources.Extent]:
-        """The bytes of elements [start, stop), and of all factors."""
-        yield from self.source.extents(start, stop)
-        yield from self.by.extents(0, math.prod(self.by.shape))
+        """The bytes of elements [start, stop), and of all that they are changed by."""
+        source, *others = self.children
+        yield from source.extents(start, stop)
+        for other in others:
+            yield from other.extents(0, math.prod(other.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled(_Changed):
+    """A tensor whose rows (`axis` 0) or columns (`axis` 1) are multiplied by a number each; a vector is one column."""
+
+    source: sources.Source
+    by: sources.Source
+    axis: int
+    kind: Literal["scaled"] = "scaled"
+
+    @property
+    def children(self) -> tuple[sources.Source, ...]:
+        """The tensor and its factors."""
+        return (self.source, self.by)
 
     def read(self, start: int, stop: int, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:
         """Elements [start, stop) as a fresh array of `dtype`."""
@@ -102,7 +117,7 @@ class Scaled:
 
 
 @dataclass(frozen=True, slots=True)
-class Renormed:
+class Renormed(_Changed):
     """A tensor whose rows (`axis` 0) or columns (`axis` 1) have been given new lengths: DoRA (arXiv:2402.09353).
 
     Row i becomes `magnitude[i] * row / |row|`.
@@ -117,21 +132,6 @@ class Renormed:
     def children(self) -> tuple[sources.Source, ...]:
         """The tensor and the lengths."""
         return (self.source, self.magnitude)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's."""
-        return self.source.shape
-
-    @property
-    def dtype(self) -> str:
-        """The tensor's."""
-        return self.source.dtype
-
-    def extents(self, start: int, stop: int) -> Iterator[sources.Extent]:
-        """The bytes of elements [start, stop), and of all lengths."""
-        yield from self.source.extents(start, stop)
-        yield from self.magnitude.extents(0, math.prod(self.magnitude.shape))
 
     def read(self, start: int, stop: int, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:
         """Elements [start, stop) as a fresh array of `dtype`."""
@@ -161,7 +161,7 @@ class Renormed:
 
 
 @dataclass(frozen=True, slots=True)
-class RowsReplaced:
+class RowsReplaced(_Changed):
     """A tensor some of whose rows are others: row `indices[i]` is row i of `rows`."""
 
     source: sources.Source
@@ -173,21 +173,6 @@ class RowsReplaced:
     def children(self) -> tuple[sources.Source, ...]:
         """The tensor and its new rows."""
         return (self.source, self.rows)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's."""
-        return self.source.shape
-
-    @property
-    def dtype(self) -> str:
-        """The tensor's."""
-        return self.source.dtype
-
-    def extents(self, start: int, stop: int) -> Iterator[sources.Extent]:
-        """The bytes of elements [start, stop), and of all new rows."""
-        yield from self.source.extents(start, stop)
-        yield from self.rows.extents(0, math.prod(self.rows.shape))
 
     def read(self, start: int, stop: int, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:
         """Elements [start, stop) as a fresh array of `dtype`."""
