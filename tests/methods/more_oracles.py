@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cuvee.numerics.random import derive_key, uniform_bits
+from cuvee.numerics.random import derive_key, draw_below, hashed, uniform_bits
 from methods.oracles import _MARGIN, _VANISHING, Case, Expected, Oracle, _add_up, _elect, _rescaled, _sum
 from support.checkpoints import Array
 
@@ -214,31 +214,31 @@ def breadcrumbs_ties(
 
 
 def _ranked(case: Case, density: Sequence[float], epsilon: Sequence[float]) -> list[Array]:
-    """The deltas thinned by rank: row by row, the demanded rank of each draw looked up in the sorted magnitudes."""
+    """The deltas thinned by rank, element by element: a draw far from the bounds decides, others ask a partner."""
     thinned = []
     for position, (delta, share, spread) in enumerate(zip(case.deltas, density, epsilon, strict=True)):
         rows = np.reshape(np.abs(delta), (-1, delta.shape[-1] if delta.ndim else 1))
         columns = rows.shape[1]
         key = derive_key(case.key, position)
         if columns == 1:
-            from cuvee.numerics.random import draw_below
-
             keep = draw_below(share, key, 0, rows)
             thinned.append(np.asarray(delta * keep.reshape(delta.shape)))
             continue
-        draws = uniform_bits(16, key, 0, rows).reshape(rows.shape)
-        step = (columns - 1) / (2 * spread)
-        rank = draws.astype(np.float32) * np.float32(step / 2**16)
-        rank = np.round(rank + np.float32((0.5 / 2**16 - share + spread) * step)).astype(int)
-        keep = np.zeros(rows.shape, bool)
-        for row, wanted in enumerate(rank):
-            ordered = sorted(rows[row])
-            for column, place in enumerate(wanted):
-                size = rows[row, column]
-                if place < 0 or (place < columns and size > ordered[place]):
-                    keep[row, column] = True
-                elif place < columns and size == ordered[place]:
-                    keep[row, column] = draws[row, column] % 2 == 1
+        low, high = 256 * (share - spread), 256 * (share + spread)
+        first, last = math.floor(low), math.ceil(high)
+        draws = uniform_bits(8, key, 0, rows)
+        finer = hashed(np.arange(rows.size), derive_key(key, "rank"))
+        keep = np.zeros(rows.size, bool)
+        for index, draw in enumerate(draws.tolist()):
+            row, column = divmod(index, columns)
+            exact = first + int(finer[index]) * (last - first) / 2**32
+            if draw < first or (draw < last and exact < low):
+                keep[index] = True
+            elif draw < last and exact < high:
+                others = [*rows[row, :column], *rows[row, column + 1 :]]
+                partner = others[int((exact - low) / (high - low) * len(others))]
+                tie = rows[row, column] == partner and finer[index] % 2 == 1
+                keep[index] = tie or rows[row, column] > partner
         thinned.append(np.asarray(delta * keep.reshape(delta.shape)))
     return thinned
 

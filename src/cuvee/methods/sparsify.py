@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from cuvee.errors import MethodError
-from cuvee.numerics.arrays import as_mask, device_of, namespace
+from cuvee.numerics.arrays import as_mask
 from cuvee.numerics.block import Array, Block
-from cuvee.numerics.random import derive_key, draw_below, uniform_bits
+from cuvee.numerics.by_rank import draw_by_rank
+from cuvee.numerics.random import derive_key, draw_below
 from cuvee.numerics.scan import Product, Scan
 from cuvee.numerics.select import KEEP_ALL, Cut
 
@@ -57,10 +58,11 @@ class Drop:
         masks = []
         for position, (delta, density, epsilon) in enumerate(zip(deltas, self.densities, self.epsilons, strict=True)):
             key = derive_key(deltas.key, position)
-            if epsilon == 0 or delta.shape[-1] == 1:
+            if epsilon == 0:
                 masks.append(draw_below(density, key, deltas.start, delta))
             else:
-                masks.append(_kept_by_rank(delta, density, epsilon, key, deltas.start))
+                low, high = density - epsilon, density + epsilon
+                masks.append(draw_by_rank(abs(delta), low, high, key, deltas.start))
         return masks
 
 
@@ -84,30 +86,6 @@ class Band:
             mask = outer.keep(size, deltas.start) & ~inner.keep(size, deltas.start)
             thinned.append(_masked(mask, delta, scale))
         return thinned
-
-
-def _kept_by_rank(delta: Array, density: float, epsilon: float, key: int, start: int) -> Array:
-    """Which elements of `[rows, columns]` survive.
-
-    An element of rank r (0: smallest) survives if a uniform draw u < p - eps + 2 eps r / (columns - 1). So only the
-    sorted magnitudes are needed: u demands a rank, and a magnitude above the one of that rank survives. One equal to it
-    survives by a spare bit of the draw: with ranks rounded to the nearest, probabilities are then exact, and equal
-    magnitudes share the mean of theirs.
-    """
-    rows, columns = delta.shape
-    xp = namespace(delta)
-    size = abs(delta)
-    ends = xp.full_like(size[:, :1], math.inf)
-    ordered = xp.concat([-ends, xp.sort(size, axis=-1), ends], axis=-1).reshape(-1)
-    draws = uniform_bits(16, key, start, delta).reshape(rows, columns)
-    # Demanded ranks plus 1: place 0 is below every magnitude, place columns + 1 above.
-    step = (columns - 1) / (2 * epsilon)
-    places = as_mask(draws, delta) * (step / 2**16)
-    places += (0.5 / 2**16 - density + epsilon) * step + 1.0
-    places = xp.clip(xp.round(places), 0, columns + 1)
-    first = xp.arange(rows, dtype=xp.int64, **device_of(delta)) * (columns + 2)
-    bound = xp.take(ordered, (xp.astype(places, xp.int64) + first[:, None]).reshape(-1)).reshape(rows, columns)
-    return (size > bound) | ((size == bound) & xp.astype(draws & 1, xp.bool))
 
 
 def trim(scan: Scan, *, density: Sequence[float], rescale: bool) -> Trim:

@@ -60,10 +60,15 @@ def uniform_bits(bits: Literal[8, 16], key: int, start: int, like: Array) -> Arr
 
 
 def hashed(index: Array, key: int) -> Array:
-    """32 bits for each index (int64, not negative), as int64 in [0, 2^32).
+    """32 bits for each index (int64, not negative), as numbers in [0, 2^32): uint32 in NumPy, int64 in torch.
 
     Products stay below 2^63 where it matters: the low 32 bits of a wrapping product are right whatever the sign.
     """
+    if isinstance(index, np.ndarray):
+        low = index.astype(np.uint32)  # the lower half
+        if index.size and int(index.max()) > _MASK:
+            low ^= (index >> 32).astype(np.uint32) * np.uint32(_HIGH)
+        return _mixed(low, key)
     x = (index & _MASK) ^ (key & _MASK) ^ (((index >> 32) * _HIGH) & _MASK)
     x = ((x ^ (x >> 16)) * _FIRST) & _MASK
     x = x ^ (key >> 32)
@@ -72,13 +77,18 @@ def hashed(index: Array, key: int) -> Array:
 
 
 def _hashed_32(start: int, count: int, key: int) -> np.ndarray[Any, Any]:
-    """`hashed(start ... start + count)` in uint32, several times faster."""
+    """`hashed(start ... start + count)`, without the indices in 64 bits."""
     if count and start >> 32 != (start + count - 1) >> 32:  # the index's upper half changes on the way
         split = 2**32 - (start & _MASK)
         return np.concatenate([_hashed_32(start, split, key), _hashed_32(start + split, count - split, key)])
-    x = np.arange(start & _MASK, (start & _MASK) + count, dtype=np.uint32)
+    low = np.arange(start & _MASK, (start & _MASK) + count, dtype=np.uint32)
+    return _mixed(low, key ^ (start >> 32) * _HIGH & _MASK)
+
+
+def _mixed(x: np.ndarray[Any, Any], key: int) -> np.ndarray[Any, Any]:
+    """The hash of uint32 numbers, in their place."""
     shifted = np.empty_like(x)
-    x ^= np.uint32((key ^ (start >> 32) * _HIGH) & _MASK)
+    x ^= np.uint32(key & _MASK)
     np.right_shift(x, np.uint32(16), out=shifted)
     x ^= shifted
     x *= np.uint32(_FIRST)
