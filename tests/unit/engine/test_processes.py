@@ -9,7 +9,9 @@ from cuvee.tensors.sources import Stored
 
 def op(name: str, count: int) -> TensorOp:
     source = Stored("f", 0, "F32", (count,))
-    return TensorOp(name, (count,), "F32", 0, 0, (source,), (0,), has_base=False, method="linear", parameters={"weight": (1.0,)})
+    return TensorOp(
+        name, (count,), "F32", 0, 0, (source,), (0,), has_base=False, method="linear", parameters={"weight": (1.0,)}
+    )
 
 
 def test_chunks_hold_every_op_once_and_become_smaller() -> None:
