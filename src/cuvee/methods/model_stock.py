@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import Deltas, Prepared
 from cuvee.numerics.block import Array
@@ -13,7 +15,11 @@ from cuvee.numerics.scan import Scan
 
 def ratio(scan: Scan, *, filter_wise: bool) -> float | None:
     """The interpolation ratio of the whole tensor; None if each row has its own."""
-    return None if filter_wise else stock_ratio(scan.gram())
+    if filter_wise:
+        return None
+    t = stock_ratio(scan.gram())
+    near_zero = 0 < abs(t) * math.sqrt(scan.size) < scan.models  # so is the mean cosine: within what was rounded away
+    return stock_ratio(scan.gram(wide=True)) if near_zero else t
 
 
 @merge_method(

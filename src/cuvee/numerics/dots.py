@@ -15,14 +15,15 @@ _CACHED = 1 << 17  # doubles of all arrays together that stay in the second-leve
 _SMALLEST = 1e-20  # a sum of squares from which on what float32 loses below 1e-38 does not matter
 
 
-def pairwise_dots(arrays: Sequence[Array]) -> list[float]:
+def pairwise_dots(arrays: Sequence[Array], *, wide: bool = False) -> list[float]:
     """arrays[i] . arrays[j] for all j <= i, row by row of the lower triangle.
 
     Float32 arrays on the CPU are multiplied in runs, as `sum_64` does, wherever the squares neither vanish nor overflow
-    there; a matrix product would be slower, as there are too few of them.
+    there; a matrix product would be slower, as there are too few of them. That is off by about 1e-7 / sqrt(size) of the
+    product of the two lengths. Products that all but cancel need more: all is float64 if `wide`.
     """
     count = len(arrays)
-    if isinstance(arrays[0], np.ndarray) and all(array.dtype == np.float32 for array in arrays):
+    if not wide and isinstance(arrays[0], np.ndarray) and all(array.dtype == np.float32 for array in arrays):
         with np.errstate(over="ignore", invalid="ignore"):
             squares = [sum_64(array, array) for array in arrays]
         if all(_SMALLEST < square < math.inf for square in squares):

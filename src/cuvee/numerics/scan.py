@@ -98,12 +98,13 @@ class Scan:
             totals = [t + s for t, s in zip(totals, block_sums, strict=True)] if totals else list(block_sums)
         return totals
 
-    def gram(self, function: Callable[[Block], Sequence[Array]] = tuple) -> np.ndarray[Any, Any]:
+    def gram(self, function: Callable[[Block], Sequence[Array]] = tuple, *, wide: bool = False) -> np.ndarray[Any, Any]:
         """All dot products between the arrays that `function` makes of a block (by default, its own).
 
-        float64 `[arrays, arrays]`, symmetric.
+        float64 `[arrays, arrays]`, symmetric; good to about 1e-7 / sqrt(size) of the product of two lengths, or to
+        float64 if `wide`.
         """
-        parts = self.each(lambda block: pairwise_dots(tuple(function(block))))
+        parts = self.each(lambda block: pairwise_dots(tuple(function(block)), wide=wide))
         total = np.sum(np.array(parts, dtype=np.float64), axis=0)
         count = round((np.sqrt(8 * total.size + 1) - 1) / 2)
         gram: np.ndarray[Any, Any] = np.zeros((count, count))

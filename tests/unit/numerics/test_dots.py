@@ -38,3 +38,12 @@ def test_products_of_opposite_and_of_vanishing_arrays() -> None:
 def test_one_small_array_among_large_ones_is_not_lost() -> None:
     a, b = np.full(3000, 2.0, np.float32), np.full(3000, 2.0**-80, np.float32)
     assert pairwise_dots([a, b]) == [12000.0, 3000 * 2.0**-79, 3000 * 2.0**-160]
+
+
+def test_wide_products_do_not_lose_what_is_left_of_a_sum_that_cancels() -> None:
+    random = np.random.default_rng(0)
+    a, b = random.standard_normal((2, 100_000)).astype(np.float32)
+    b -= np.float32(exactly(a, b) / exactly(a, a)) * a
+    cancelled = pairwise_dots([a, b], wide=True)[1]
+    assert abs(cancelled) < 1
+    assert abs(cancelled - exactly(a, b)) < 1e-9
