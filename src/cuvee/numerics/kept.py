@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from cuvee.numerics.arrays import to_numpy
 from cuvee.numerics.block import Array, Block
+from cuvee.numerics.order import of_ranks as values_of_ranks
 from cuvee.numerics.scan import GRAIN, Scan
 from cuvee.numerics.select import KEEP_ALL, KEEP_NONE, Cut
 
@@ -49,24 +51,25 @@ class KeptScores:
         A sample brackets each group; what lies in a bracket is picked out piece by piece, in the cache, and sorted out.
         """
         size = self.values.size
-        sample = np.sort(self.values[:: max(size >> _SAMPLE, 1)])
+        sample = self.values[:: max(size >> _SAMPLE, 1)]
         slack = 3 * math.sqrt(sample.size) + 1  # six standard deviations in the middle, more towards the ends
         ends = [(min(group) / size * sample.size - slack, max(group) / size * sample.size + slack) for group in groups]
-        brackets = [(sample[max(int(low), 0)], sample[min(int(high), sample.size - 1)]) for low, high in ends]
+        places = [place for low, high in ends for place in (max(int(low), 0), min(int(high), sample.size - 1))]
+        bounds = values_of_ranks(sample, places)
+        brackets = list(zip(bounds[::2], bounds[1::2], strict=True))
         below = [0] * len(groups)
         inside: list[list[Array]] = [[] for _ in groups]
         for start in range(0, size, GRAIN):
             piece = self.values[start : start + GRAIN]
             for number, (low, high) in enumerate(brackets):
                 below[number] += int(np.count_nonzero(piece < low))
-                inside[number].append(piece[(piece >= low) & (piece <= high)])
+                inside[number].append(piece[np.flatnonzero((piece >= low) & (piece <= high))])
         found = []
         for group, under, pieces in zip(groups, below, inside, strict=True):
             first, values = under, np.concatenate(pieces)
             if not (first <= min(group) and max(group) < first + values.size):  # the ends, or an unlucky sample
-                first, values = 0, self.values.copy()
-            values.partition([rank - first for rank in group])
-            found.append([float(values[rank - first]) for rank in group])
+                first, values = 0, self.values
+            found.append(values_of_ranks(values, [rank - first for rank in group]))
         return found
 
 
@@ -74,7 +77,18 @@ def keep_scores(scan: Scan, score: Callable[[Block], Array]) -> KeptScores | Non
     """The scores of the tensor, or None if it is too large to keep them."""
     if scan.size > AFFORDABLE:
         return None
-    return KeptScores(np.concatenate(scan.each(lambda block: to_numpy(score(block)).reshape(-1))))
+    values: np.ndarray[Any, Any] | None = None
+    lock = threading.Lock()
+
+    def keep(block: Block) -> None:
+        nonlocal values
+        found = to_numpy(score(block)).reshape(-1)
+        with lock:
+            values = np.empty(scan.size, found.dtype) if values is None else values
+        values[block.start : block.start + found.size] = found
+
+    scan.each(keep)
+    return None if values is None else KeptScores(values)
 
 
 def of_ranks(scan: Scan, score: Callable[[Block], Array], ranks: Sequence[int]) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ under a 64-bit key: the key's lower half enters before the first multiplication,
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ _FIRST, _SECOND, _MASK = 0x7FEB352D, 0x846CA68B, 0xFFFFFFFF
 _HIGH = 0x9E3779B9  # spreads the index's upper half, for tensors of more than 2^33 elements
 
 
+@lru_cache(1 << 10, typed=True)
 def derive_key(*parts: int | str) -> int:
     """64 bits that depend on every part: (seed, tensor name), then (key, model position)."""
     text = "\x1f".join(map(str, parts)).encode()

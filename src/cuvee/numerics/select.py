@@ -17,6 +17,7 @@ import numpy as np
 
 from cuvee.numerics.arrays import namespace, to_numpy
 from cuvee.numerics.block import Array
+from cuvee.numerics.order import of_ranks
 
 Range = tuple[int, int]
 Scores = Callable[[int, int], Sequence[Array]]
@@ -157,13 +158,10 @@ def _bracket(search: _Search, sample: np.ndarray[Any, Any], fraction: float) -> 
     slack = 6 * math.sqrt(fraction * (1 - fraction) / count) + 2 / count
     upper, lower = math.floor((fraction - slack) * count), math.ceil((fraction + slack) * count)
     middle = min(int(fraction * count), count - 1)
-    places = [count - 1 - place for place in (upper, middle, lower) if 0 <= place < count]
-    ordered = np.partition(sample, places)  # counted from the smallest
-    search.middle = float(ordered[count - 1 - middle])
-    if upper >= 0:
-        search.high = float(ordered[count - 1 - upper])
-    if lower < count:
-        search.low = float(ordered[count - 1 - lower])
+    places = [place for place in (upper, middle, lower) if 0 <= place < count]
+    found = dict(zip(places, of_ranks(sample, [count - 1 - place for place in places]), strict=True))
+    search.middle = found[middle]
+    search.high, search.low = found.get(upper, search.high), found.get(lower, search.low)
 
 
 def _count(
@@ -173,14 +171,18 @@ def _count(
     arrays = scores(*span)
     counted = []
     for position in wanted:
-        array, search = arrays[position], searches[position]
-        count = namespace(array).count_nonzero
-        at_high, at_middle, at_low = (int(count(array == v)) for v in (search.high, search.middle, search.low))
-        inside = (array > search.low) & (array < search.high)
+        array, search = arrays[position].reshape(-1), searches[position]
+        xp = namespace(array)
+        count = xp.count_nonzero
+        at_high, at_low, at_middle = int(count(array == search.high)), int(count(array == search.low)), 0
+        top = array >= search.high
+        inside = (array > search.low) ^ top if search.low < search.high else xp.zeros_like(top)
         if search.low < search.middle < search.high:
-            inside &= array != search.middle
-        values = to_numpy(array[inside]).reshape(-1)
-        above = int(count(array > search.high))
+            middle = array == search.middle
+            at_middle = int(count(middle))
+            inside &= ~middle
+        values = to_numpy(xp.take(array, xp.nonzero(inside)[0]))  # faster than to index by a mask
+        above = int(count(top)) - at_high
         counted.append(_Counted(above, at_high, at_middle, at_low, values.size, values[:quota].copy()))
     return counted
 
@@ -213,7 +215,7 @@ def _narrow(
             search.cut = cut(search.middle, rank - larger, [c.at_middle for c in counted])
             return
         place = rank if rank <= larger else rank - at_middle
-        value = float(np.partition(values, values.size - place)[values.size - place])
+        (value,) = of_ranks(values, [values.size - place])
         place -= int(np.count_nonzero(values > value))
         search.cut = cut(value, place, [int(np.count_nonzero(c.values == value)) for c in counted])
     elif rank <= at_high + inside + at_middle + at_low:
