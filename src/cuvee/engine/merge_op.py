@@ -196,7 +196,11 @@ class _Merge:
                 found=str(list(result.shape)),
                 method=self.spec.name,
             )
-        return result if base is None else result + base
+        if base is None:
+            return result
+        if isinstance(result, np.ndarray) and result.dtype == base.dtype:
+            return np.add(result, base, out=base)  # the base's own array: memory that is in the cache
+        return result + base
 
     def fits(self, merged: Any) -> bool:
         """Whether all values are finite and stay so in the output's dtype."""

@@ -18,8 +18,8 @@ def ratio(scan: Scan, *, filter_wise: bool) -> float | None:
     if filter_wise:
         return None
     t = stock_ratio(scan.gram())
-    near_zero = 0 < abs(t) * math.sqrt(scan.size) < scan.models  # so is the mean cosine: within what was rounded away
-    return stock_ratio(scan.gram(wide=True)) if near_zero else t
+    # The mean cosine is then so near zero that rounding in float32 would show.
+    return stock_ratio(scan.gram(wide=True)) if 0 < abs(t) * math.sqrt(scan.size) < scan.models else t
 
 
 @merge_method(
@@ -40,7 +40,6 @@ def model_stock(deltas: Deltas, t: Prepared[float | None], *, filter_wise: bool 
     Args:
         filter_wise: Compute c and t for each row of the tensor.
     """
-    mean = weighted_sum(deltas, [1.0] * len(deltas), divide_by=len(deltas))
     if t is not None:
-        return mean * t
-    return mean * stock_ratios(deltas.arrays)
+        return weighted_sum(deltas, [t] * len(deltas), divide_by=len(deltas))
+    return weighted_sum(deltas, [1.0] * len(deltas), divide_by=len(deltas)) * stock_ratios(deltas.arrays)
