@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from cuvee.errors import MethodError
 from cuvee.numerics.arrays import as_mask
 from cuvee.numerics.block import Array, Block
 from cuvee.numerics.by_rank import draw_by_rank
+from cuvee.numerics.masks import KeptMasks
 from cuvee.numerics.random import derive_key, draw_below
 from cuvee.numerics.scan import Product, Scan
 from cuvee.numerics.select import KEEP_ALL, Cut
 
 Sorted = TypeVar("Sorted", "Trim", "Band")
-_REMEMBERED = 1 << 23  # elements of a tensor whose masks are kept between scan and merge: a byte each
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,12 @@ class Drop:
     densities: tuple[float, ...]
     epsilons: tuple[float, ...]
     scales: tuple[float, ...]
-    remembered: Mapping[tuple[int, int], list[Array]] = field(default_factory=dict)
-    """Masks drawn while scanning a tensor of moderate size, by a block's start and size."""
+    remembered: KeptMasks | None = None
+    """Masks drawn while scanning."""
 
     def __call__(self, deltas: Block) -> list[Array]:
         """The thinned deltas of a block."""
-        masks = self.remembered.get(_place(deltas)) or self.masks(deltas)
+        masks = (self.remembered.of(deltas) if self.remembered else None) or self.masks(deltas)
         return [_masked(mask, delta, scale) for mask, delta, scale in zip(masks, deltas, self.scales, strict=True)]
 
     def masks(self, deltas: Block) -> list[Array]:
@@ -64,10 +63,6 @@ class Drop:
                 low, high = density - epsilon, density + epsilon
                 masks.append(draw_by_rank(abs(delta), low, high, key, deltas.start))
         return masks
-
-
-def _place(block: Block) -> tuple[int, int]:
-    return block.start, math.prod(block[0].shape)
 
 
 @dataclass(frozen=True)
@@ -111,12 +106,11 @@ def ranked_drop(scan: Scan, *, density: Sequence[float], epsilon: Sequence[float
 
 def _remembering(thin: Drop, scan: Scan) -> Drop:
     """The same, scaled so that each thinned delta has the l1 norm it had before, its masks kept for the merge."""
-    remembered: dict[tuple[int, int], list[Array]] = {}
+    remembered = KeptMasks(scan.size * scan.models)
 
     def sizes(block: Block) -> list[Array | Product]:
         masks = thin.masks(block)
-        if scan.size <= _REMEMBERED:
-            remembered[_place(block)] = masks
+        remembered.put(block, masks)
         whole = [abs(delta) for delta in block]
         return [*whole, *((size, as_mask(mask, size)) for size, mask in zip(whole, masks, strict=True))]
 
