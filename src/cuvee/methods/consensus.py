@@ -63,12 +63,14 @@ def elect_along(deltas: Sequence[Array], weight: Sequence[float], direction: Arr
     If `normalize`, each element is divided by the sum of the w_i that agree there (by 1 where none does).
     """
     against = direction < 0
-    votes = [delta * share for delta, share in zip(deltas, weight, strict=True)]
-    masks = [as_mask((vote != 0) & ((vote < 0) == against), vote) for vote in votes]
-    total = sum_of(vote * mask for vote, mask in zip(votes, masks, strict=True))
+    shares = []  # of each model where it agrees, else 0: the sum and its divisor are made of the same arrays
+    for delta, share in zip(deltas, weight, strict=True):
+        agrees = (delta != 0) & ((delta < 0) == (against if share >= 0 else ~against))
+        shares.append(as_mask(agrees, delta) * share)
+    total = sum_of(share * delta for share, delta in zip(shares, deltas, strict=True))
     if not normalize:
         return total
-    weights = sum_of(mask * share for mask, share in zip(masks, weight, strict=True))
+    weights = sum_of(shares)
     return total / (weights + as_mask(abs(weights) < _VANISHING, total))
 
 
