@@ -71,12 +71,14 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
 
 def sum_of(arrays: Iterable[Array]) -> Array:
     """The sum of arrays of one shape; of a single one, that array itself."""
-    first, *rest = arrays
-    if not rest:
-        return first
-    total = first + rest[0]
-    for array in rest[1:]:
-        total += array
+    parts = iter(arrays)
+    total = next(parts)
+    own = False  # each is let go before the next but one is made: fewer of them share the cache
+    for array in parts:
+        if own:
+            total += array
+        else:
+            total, own = total + array, True
     return total
 
 
