@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 _BINS = 1 << 12
+_PIECE = 1 << 14  # counted at a time: what counting makes of them takes several times their room
 _FEW = 1 << 11  # so many are partitioned in no time
 
 
@@ -23,9 +24,12 @@ def of_ranks(values: np.ndarray[Any, Any], ranks: Sequence[int]) -> list[float]:
     if values.size <= _FEW or scale > largest:
         ordered = np.partition(values, ranks)
         return [float(ordered[rank]) for rank in ranks]
-    # Never falls as the values rise, however it is rounded: a bin holds neighbours only.
-    bins = ((values - values.dtype.type(low)) * values.dtype.type(scale)).astype(np.int32)
-    counts = np.bincount(bins)
+    bins, counts = np.empty(values.size, np.int16), np.zeros(_BINS + 1, np.int64)
+    for start in range(0, values.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        # Never falls as the values rise, however it is rounded: a bin holds neighbours only.
+        bins[piece] = (values[piece] - values.dtype.type(low)) * values.dtype.type(scale)
+        counts += np.bincount(bins[piece], minlength=_BINS + 1)
     ends = counts.cumsum()
     found = []
     for rank in ranks:
