@@ -62,6 +62,9 @@ HEAD_NAMES = {
 }  # fmt: skip
 # Parts of class names of models with a head that the config's `tie_word_embeddings` speaks of.
 MODELS_WITH_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+# Ends of class names of models that have no head to be tied, unless the name holds one of the second line's words.
+MODELS_WITHOUT_HEADS = ("Model", "Classification", "QuestionAnswering", "MultipleChoice", "ForCTC", "Retrieval")
+HEADS_AFTER_ALL = ("Head", "EncoderDecoder", "Chat", "GLM")
 # Buffers that a model computes for itself; older checkpoints hold them, newer ones do not. Those of the second line are
 # counters, the third masks of four dimensions; biases of the same name are not meant.
 DERIVED_BUFFERS = (

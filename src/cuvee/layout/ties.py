@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cuvee.layout.configs import Path, parts, roles, ties_embeddings
-from cuvee.layout.facts import EMBEDDINGS, HEAD_NAMES, HEADS, MODELS_WITH_HEADS, SHARED, SHARED_COPIES
+from cuvee.layout.facts import (
+    EMBEDDINGS,
+    HEAD_NAMES,
+    HEADS,
+    HEADS_AFTER_ALL,
+    MODELS_WITH_HEADS,
+    MODELS_WITHOUT_HEADS,
+    SHARED,
+    SHARED_COPIES,
+)
 from cuvee.layout.names import ends_with, place_of
 
 
@@ -32,6 +41,13 @@ def tied_embedding(names: Iterable[str], head: str) -> str | None:
     return input_embedding(names) if is_head(head) else None
 
 
+def beside_head(names: Iterable[str], head: str) -> frozenset[str]:
+    """The other tensors of the head's module: what BERT's `cls.predictions.decoder.weight` stands among."""
+    module = head.rpartition(".")[0]
+    homes = tuple(home + "." for home in (module, module.rpartition(".")[0]) if home)
+    return frozenset(name for name in names if name != head and name.startswith(homes) and place_of(name).stack is None)
+
+
 def copies_of_embedding(names: Iterable[str], embedding: str) -> list[str]:
     """The tensors that hold the same values as the input embedding if the model's embeddings are tied.
 
@@ -49,6 +65,15 @@ def needs_head(config: Mapping[str, Any]) -> bool:
     architectures = config.get("architectures") or ()
     speaks = any(kind in name for name in map(str, architectures) for kind in MODELS_WITH_HEADS)
     return speaks and not ties_embeddings(config)
+
+
+def lacks_head(config: Mapping[str, Any]) -> bool:
+    """Whether a model's class is known to have no head: `BertModel`, classifiers. False where no class is named."""
+    architectures = [str(name) for name in config.get("architectures") or ()]
+    return bool(architectures) and all(
+        name.endswith(MODELS_WITHOUT_HEADS) and not any(word in name for word in HEADS_AFTER_ALL)
+        for name in architectures
+    )
 
 
 def missing_head(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any]) -> str | None:

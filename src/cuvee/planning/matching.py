@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from cuvee.errors import PlanError
 from cuvee.layout.configs import ties_embeddings
 from cuvee.layout.names import is_counter, is_derived
-from cuvee.layout.ties import input_embedding, is_head, missing_head, needs_head, tied_embedding
+from cuvee.layout.ties import (
+    beside_head,
+    input_embedding,
+    is_head,
+    lacks_head,
+    missing_head,
+    needs_head,
+    tied_embedding,
+)
 from cuvee.planning.ops import Decision
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float
@@ -85,7 +93,7 @@ def matched(
     """
     names = dict.fromkeys(name for i in _base_first(len(members), base) for name in members[i].names)
     for name in names:
-        inputs = tuple(_counterpart(name, member) for member in members)
+        inputs = tuple(_counterpart(name, member, members) for member in members)
         match = _settled(Match(name, inputs), members, base, rules)
         if match is None and not rules.crimes and rules.missing == "error" and not _derived(name, members):
             raise refuse(name, members)
@@ -100,14 +108,25 @@ def _base_first(count: int, base: int) -> list[int]:
     return [base, *(i for i in range(count) if i != base)]
 
 
-def _counterpart(name: str, member: Member) -> str | None:
+def _counterpart(name: str, member: Member, members: Sequence[Member]) -> str | None:
     """The tensor that plays the part of `name` in a model: itself, or the embedding its absent head stands for."""
     if name in member.names:
         return member.names[name]
-    config = member.checkpoint.config
-    if is_head(name) and (ties_embeddings(config) or needs_head(config)):
+    if is_head(name) and _has_head(name, member, members):
         return tied_embedding(member.checkpoint.tensors, name)
     return None
+
+
+def _has_head(name: str, member: Member, members: Sequence[Member]) -> bool:
+    """Whether a model has the head `name` although it does not store it.
+
+    Its class may have none; where the config names no class, a head that is more than one matrix shows by the rest.
+    """
+    config = member.checkpoint.config
+    if lacks_head(config) or not (ties_embeddings(config) or needs_head(config)):
+        return False
+    rest = beside_head((other for each in members for other in each.names), name)
+    return not rest or any(other in member.names for other in rest)
 
 
 def _settled(match: Match, members: Sequence[Member], base: int, rules: Rules) -> Match | None:
@@ -162,7 +181,7 @@ def differing(members: Sequence[Member], names: Iterable[str]) -> str:
     names = list(dict.fromkeys(names))
     said = []
     for member in members:
-        if missing := [name for name in names if _counterpart(name, member) is None]:
+        if missing := [name for name in names if _counterpart(name, member, members) is None]:
             examples = ", ".join(missing[:_SHOWN])
             said.append(f"{member.checkpoint.name} lacks {len(missing)} of {len(names)} ({examples})")
     return "; ".join(said)

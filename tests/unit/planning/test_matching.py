@@ -187,6 +187,49 @@ def test_a_head_of_an_unknown_name_is_a_head(models: Models) -> None:
     assert set(made(plan)) == set(body)
 
 
+MLM = "cls.predictions.decoder.weight"
+
+
+def encoder(*heads: str) -> dict[str, Array]:
+    """A BERT of one layer, and the tensors of its head."""
+    names = ("embeddings.word_embeddings.weight", *(f"encoder.layer.0.{rest}" for rest in LAYER), *heads)
+    return {name: np.full((4, 3), number, np.float32) for number, name in enumerate(names)}
+
+
+PREDICTIONS = ("cls.predictions.bias", "cls.predictions.transform.dense.weight")
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"architectures": ["BertModel"]}, {"architectures": ["BertForTokenClassification"]}]
+)
+def test_an_encoder_gets_no_head_of_which_it_has_nothing(config: dict[str, Any], models: Models) -> None:
+    models.add("encoder", encoder(), {"model_type": "bert", **config})
+    models.add("mlm", encoder(*PREDICTIONS, MLM), {"model_type": "bert", "architectures": ["BertForMaskedLM"]})
+    plan = models.plan(linear("encoder", "mlm", missing="base"))
+    assert set(made(plan)) == set(encoder())
+    assert plan.config_edits == {}
+    assert {rule: set(names) for rule, names in decided(plan).items()} == {
+        "left out: absent from encoder": {*PREDICTIONS, MLM}
+    }
+    with pytest.raises(PlanError) as caught:
+        models.plan(linear("encoder", "mlm"))
+    assert "encoder lacks 3 of 8" in (caught.value.found or "")
+
+
+def test_a_class_without_a_head_gets_none(models: Models) -> None:
+    models.add("body", llama(head=False), {**SILENT, "architectures": ["LlamaModel"]})
+    assert set(made(models.plan(linear("body", "a", missing="base"), allow_crimes=True))) == set(llama(head=False))
+
+
+@pytest.mark.parametrize("config", [{}, {"architectures": ["BertForMaskedLM"]}])
+def test_a_tied_decoder_beside_the_rest_of_its_head_is_the_embedding(config: dict[str, Any], models: Models) -> None:
+    models.add("tied", encoder(*PREDICTIONS), {"model_type": "bert", **config})
+    models.add("untied", encoder(*PREDICTIONS, MLM), {"model_type": "bert", "architectures": ["BertForMaskedLM"]})
+    plan = models.plan(linear("tied", "untied"))
+    assert made(plan)[MLM] == ("linear", ["tied", "untied"])
+    assert plan.config_edits == {"tie_word_embeddings": False}
+
+
 def test_other_architectures_are_merged_where_they_fit(models: Models) -> None:
     other = {**llama(), NORM: np.ones((7, 3), np.float32), EXTRA: np.ones(2, np.float32)}
     del other["model.layers.0.mlp.up.weight"]
