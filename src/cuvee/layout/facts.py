@@ -65,6 +65,8 @@ MODELS_WITH_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # Ends of class names of models that have no head to be tied, unless the name holds one of the second line's words.
 MODELS_WITHOUT_HEADS = ("Model", "Classification", "QuestionAnswering", "MultipleChoice", "ForCTC", "Retrieval")
 HEADS_AFTER_ALL = ("Head", "EncoderDecoder", "Chat", "GLM")
+# Kinds of models that multiply what goes into the head by `width ** -0.5`, if the head is tied to the embedding.
+SCALED_IF_TIED = ("t5", "longt5", "pop2piano", "switch_transformers")
 # Buffers that a model computes for itself; older checkpoints hold them, newer ones do not. Those of the second line are
 # counters, the third masks of four dimensions; biases of the same name are not meant.
 DERIVED_BUFFERS = (

@@ -13,6 +13,7 @@ from cuvee.layout.facts import (
     HEADS_AFTER_ALL,
     MODELS_WITH_HEADS,
     MODELS_WITHOUT_HEADS,
+    SCALED_IF_TIED,
     SHARED,
     SHARED_COPIES,
 )
@@ -94,7 +95,22 @@ def missing_head(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
     return None if any(others) else name
 
 
+def head_scale(config: Mapping[str, Any], width: int) -> float:
+    """What a model multiplies the decoder's output by before its head: T5 with a tied head by `width ** -0.5`.
+
+    transformers 4 goes by `tie_word_embeddings`; 5 by `scale_decoder_outputs`, where a config says it.
+    """
+    if config.get("model_type") not in SCALED_IF_TIED:
+        return 1.0
+    scaled = config.get(_SCALES_OUTPUT, config.get("tie_word_embeddings"))
+    return 1.0 if scaled is False else float(width) ** -0.5
+
+
 def untied_edits(config: Mapping[str, Any]) -> dict[Path, Any]:
     """What a tied model's config must say once it has a head of its own."""
     said = {(*path, "tie_word_embeddings"): False for path, part in parts(config) if part.get("tie_word_embeddings")}
-    return {("tie_word_embeddings",): False, **said}
+    scaled: dict[Path, Any] = {(_SCALES_OUTPUT,): False} if config.get(_SCALES_OUTPUT) else {}
+    return {("tie_word_embeddings",): False, **said, **scaled}
+
+
+_SCALES_OUTPUT = "scale_decoder_outputs"

@@ -140,7 +140,7 @@ class Joined:
 class Constant:
     """One value all over, known without reading a file."""
 
-    value: int
+    value: int | float
     dtype: str
     shape: tuple[int, ...]
     kind: Literal["constant"] = "constant"
