@@ -8,14 +8,17 @@ meet, and how their prefixes differ, is not known here.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from cuvee.tensors.parts import part_of, reshape
 from cuvee.tensors.sources import Joined, Source
-from cuvee.views.spellings import COMPILED, FUSED, STACKED, UNKNOWN_ORDER
+from cuvee.views.spellings import FUSED, MARKED, NUMBERED, SPELLINGS, STACKED, UNKNOWN_ORDER
 
+_COMPILED = tuple((re.compile(pattern), replacement) for pattern, replacement in SPELLINGS)
+_NUMBERED = tuple((re.compile(pattern), replacement) for pattern, replacement in NUMBERED)
+_MARKED = {mark: tuple((re.compile(p), replacement) for p, replacement in rows) for mark, rows in MARKED.items()}
 _UNKNOWN = {re.compile(pattern): reason for pattern, reason in UNKNOWN_ORDER.items()}
 
 
@@ -46,20 +49,27 @@ class Atom:
         return self.count == 1 and self.expert is None
 
 
-def spelling(name: str) -> str:
+def marks_in(names: Iterable[str]) -> frozenset[str]:
+    """The marks in some names that call for spellings of their own: those of two checkpoints, to compare them."""
+    return frozenset(mark for mark in MARKED if any(mark in name for name in names))
+
+
+def spelling(name: str, marks: frozenset[str] = frozenset()) -> str:
     """The name in the spelling that stands for all."""
+    for pattern, replacement in _NUMBERED:
+        name = pattern.sub(replacement, name)
     parts = name.split(".")
     template = ".".join("0" if part.isdecimal() else part for part in parts)
-    spelt = _spelling_of(template)
+    spelt = _spelling_of(template, marks)
     if spelt == template:
         return name
     numbers = iter([part for part in parts if part.isdecimal()])  # no spelling adds or drops a number
     return ".".join(next(numbers) if part.isdecimal() else part for part in spelt.split("."))
 
 
-def atoms_of(tensor: str, shape: tuple[int, ...]) -> tuple[Atom, ...]:
+def atoms_of(tensor: str, shape: tuple[int, ...], marks: frozenset[str] = frozenset()) -> tuple[Atom, ...]:
     """The atoms of a tensor, in the order they lie in it."""
-    name = spelling(tensor)
+    name = spelling(tensor, marks)
     if why_unknown(tensor):
         return (Atom(name, tensor),)
     above, _, last = name.rpartition(".")
@@ -89,16 +99,17 @@ def why_unknown(name: str) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def _spelling_of(template: str) -> str:
+def _spelling_of(template: str, marks: frozenset[str]) -> str:
     """The spelling of a name whose numbers are all 0: a model has many layers, and few different names in them."""
-    for pattern, replacement in COMPILED:
+    own = (row for mark, rows in _MARKED.items() if mark in marks for row in rows)
+    for pattern, replacement in (*own, *_COMPILED):
         template = pattern.sub(replacement, template)
     return template
 
 
 @lru_cache(maxsize=4096)
 def _why_unknown(template: str) -> str | None:
-    spelt = _spelling_of(template)
+    spelt = _spelling_of(template, frozenset())
     return next((reason for pattern, reason in _UNKNOWN.items() if pattern.search(spelt)), None)
 
 

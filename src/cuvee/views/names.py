@@ -15,7 +15,7 @@ from cuvee.errors import PlanError
 from cuvee.layout.names import place_of
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.sources import Source
-from cuvee.views.fused import Atom, atoms_of, cut, join, why_unknown
+from cuvee.views.fused import Atom, atoms_of, cut, join, marks_in, why_unknown
 from cuvee.views.prefixes import Pairing, pair_names
 from cuvee.views.spellings import SPLIT
 
@@ -64,8 +64,9 @@ class _Matching:
         self.odd = odd
         self.wanted = wanted
         self.kept = kept
-        self.atoms = _atoms({name: source.shape for name, source in odd.items()})
-        self.base_atoms = _atoms(wanted)
+        marks = marks_in((*odd, *wanted))
+        self.atoms = _atoms({name: source.shape for name, source in odd.items()}, marks)
+        self.base_atoms = _atoms(wanted, marks)
         self.mine = {atom.name: atom for atoms in self.atoms.values() for atom in atoms}
         self.base = {atom.name: atom for atoms in self.base_atoms.values() for atom in atoms}
         self.pairing = pair_names(
@@ -168,9 +169,9 @@ class _Matching:
                 )
 
 
-def _atoms(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[Atom, ...]]:
+def _atoms(shapes: Mapping[str, tuple[int, ...]], marks: frozenset[str]) -> dict[str, tuple[Atom, ...]]:
     """The atoms of each tensor; where two tensors would have an atom of one name, each stays whole under its own."""
-    found = {name: atoms_of(name, shape) for name, shape in shapes.items()}
+    found = {name: atoms_of(name, shape, marks) for name, shape in shapes.items()}
     counts = Counter(atom.name for atoms in found.values() for atom in atoms)
     return {
         name: atoms if all(counts[atom.name] == 1 for atom in atoms) else (Atom(name, name),)
