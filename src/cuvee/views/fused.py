@@ -8,12 +8,13 @@ meet, and how their prefixes differ, is not known here.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from cuvee.tensors.parts import part_of, reshape
 from cuvee.tensors.sources import Joined, Source
+from cuvee.tensors.transposed import transposed
 from cuvee.views.spellings import FUSED, MARKED, NUMBERED, SPELLINGS, STACKED, UNKNOWN_ORDER
 
 _COMPILED = tuple((re.compile(pattern), replacement) for pattern, replacement in SPELLINGS)
@@ -33,6 +34,7 @@ class Atom:
         count: how many there are (for each expert).
         expert: which expert of a stack it belongs to; None outside stacks.
         equal: whether all pieces are as long.
+        turned: whether the stack holds each expert's matrix as [in, out].
 
     """
 
@@ -42,6 +44,7 @@ class Atom:
     count: int = 1
     expert: int | None = None
     equal: bool = True
+    turned: bool = False
 
     @property
     def whole(self) -> bool:
@@ -67,15 +70,51 @@ def spelling(name: str, marks: frozenset[str] = frozenset()) -> str:
     return ".".join(next(numbers) if part.isdecimal() else part for part in spelt.split("."))
 
 
-def atoms_of(tensor: str, shape: tuple[int, ...], marks: frozenset[str] = frozenset()) -> tuple[Atom, ...]:
+def orders_of(shapes: Mapping[str, tuple[int, ...]], marks: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Module of experts, as spelt -> how its stacks hold them, where not as [experts, out, in] and half after half.
+
+    `turned`: [experts, in, out], told by the two stacks' shapes; `alternating`: gates and ups alternate (gpt-oss, whose
+    stacks have biases).
+    """
+    stacks = {
+        spelling(name, marks): shape
+        for name, shape in shapes.items()
+        if len(shape) == 3 or name.endswith("gate_up_proj_bias")
+    }
+    found = {}
+    for name, shape in stacks.items():
+        above, _, last = name.rpartition(".")
+        down = stacks.get(f"{above}.down_proj", ())
+        if last != "gate_up_proj" or not above.endswith(".experts") or len(down) != 3:
+            continue
+        if f"{above}.gate_up_proj_bias" in stacks:
+            found[above] = "alternating"
+        elif shape[1:] == (down[2], 2 * down[1]):
+            found[above] = "turned"
+    return found
+
+
+def turned_stacks(shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
+    """The stacks of experts that hold each matrix as [in, out]."""
+    orders = orders_of(shapes)
+    stacks = (name for name, shape in shapes.items() if orders and len(shape) == 3)
+    return frozenset(name for name in stacks if orders.get(spelling(name).rpartition(".")[0]) == "turned")
+
+
+def atoms_of(
+    tensor: str, shape: tuple[int, ...], marks: frozenset[str] = frozenset(), orders: Mapping[str, str] | None = None
+) -> tuple[Atom, ...]:
     """The atoms of a tensor, in the order they lie in it."""
     name = spelling(tensor, marks)
-    if why_unknown(tensor):
-        return (Atom(name, tensor),)
     above, _, last = name.rpartition(".")
+    order = (orders or {}).get(above)
+    if why_unknown(tensor) or order == "alternating":
+        return (Atom(name, tensor),)
     if above.endswith(".experts") and len(shape) == 3 and last in STACKED:
         return tuple(
-            Atom(f"{above}.{expert}.{piece}.weight", tensor, index, len(STACKED[last]), expert)
+            Atom(
+                f"{above}.{expert}.{piece}.weight", tensor, index, len(STACKED[last]), expert, turned=order == "turned"
+            )
             for expert in range(shape[0])
             for index, piece in enumerate(STACKED[last])
         )
@@ -127,6 +166,7 @@ def cut(source: Source, atom: Atom, sizes: Sequence[int] | None) -> Source | Non
     if atom.expert is not None:
         source = part_of(source, 0, atom.expert, atom.expert + 1)
         source = reshape(source, source.shape[1:])
+        source = transposed(source) if atom.turned else source
     length = source.shape[0]
     if atom.equal and length % atom.count == 0:
         sizes = [length // atom.count] * atom.count
@@ -144,7 +184,13 @@ def join(pieces: Sequence[Source], atoms: Sequence[Atom], shape: tuple[int, ...]
         whole: Source = Joined(tuple(pieces), 0)
         fits = all(piece.shape[1:] == shape[1:] for piece in pieces) and whole.shape == shape
         return whole if fits else None
-    each = (shape[1] // atoms[0].count, *shape[2:])
-    if any(piece.shape != each for piece in pieces):
+    count, turned = atoms[0].count, atoms[0].turned
+    length, width = (shape[2], shape[1]) if turned else (shape[1], shape[2])
+    if any(piece.shape != (length // count, width) for piece in pieces):
         return None
+    if turned:
+        experts = [
+            pieces[i] if count == 1 else Joined(tuple(pieces[i : i + count]), 0) for i in range(0, len(pieces), count)
+        ]
+        pieces = [transposed(expert) for expert in experts]
     return reshape(Joined(tuple(pieces), 0), shape)

@@ -15,7 +15,8 @@ from cuvee.errors import PlanError
 from cuvee.layout.names import place_of
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.sources import Source
-from cuvee.views.fused import Atom, atoms_of, cut, join, marks_in, why_unknown
+from cuvee.tensors.transposed import transposed
+from cuvee.views.fused import Atom, atoms_of, cut, join, marks_in, orders_of, turned_stacks, why_unknown
 from cuvee.views.prefixes import Pairing, pair_names
 from cuvee.views.spellings import SPLIT
 
@@ -30,8 +31,11 @@ def matched(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
             or a stack could be either of two.
 
     """
-    odd = {name: source for name, source in checkpoint.tensors.items() if name not in base.tensors}
-    wanted = {name: source.shape for name, source in base.tensors.items() if name not in checkpoint.tensors}
+    turned = turned_stacks(_shapes(checkpoint.tensors)) ^ turned_stacks(_shapes(base.tensors))
+    odd = {name: source for name, source in checkpoint.tensors.items() if name not in base.tensors or name in turned}
+    wanted = {
+        name: source.shape for name, source in base.tensors.items() if name not in checkpoint.tensors or name in turned
+    }
     if not odd or not wanted:
         return checkpoint
     wanted |= _further_layers(wanted, base, odd)
@@ -41,7 +45,7 @@ def matched(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
         raise error.at(f"{checkpoint.name}, matched to the names of {base.name}") from None
     if not found.built:
         return checkpoint
-    kept = {name: source for name, source in checkpoint.tensors.items() if name in base.tensors}
+    kept = {name: source for name, source in checkpoint.tensors.items() if name in base.tensors and name not in odd}
     known = {**kept, **found.built}
     tensors = {**{name: known[name] for name in (*base.tensors, *wanted) if name in known}, **found.rest}
     return replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, _note(checkpoint, base, found)))
@@ -65,7 +69,7 @@ class _Matching:
         self.wanted = wanted
         self.kept = kept
         marks = marks_in((*odd, *wanted))
-        self.atoms = _atoms({name: source.shape for name, source in odd.items()}, marks)
+        self.atoms = _atoms(_shapes(odd), marks)
         self.base_atoms = _atoms(wanted, marks)
         self.mine = {atom.name: atom for atoms in self.atoms.values() for atom in atoms}
         self.base = {atom.name: atom for atoms in self.base_atoms.values() for atom in atoms}
@@ -98,7 +102,8 @@ class _Matching:
         shape, first = self.wanted[name], self.odd[mine[0].tensor]
         alike = [(a.index, a.count, a.expert) for a in atoms] == [(a.index, a.count, a.expert) for a in mine]
         if alike and len({atom.tensor for atom in mine}) == 1 and len(mine) == len(self.atoms[mine[0].tensor]):
-            return first  # stored whole on both sides; a shape that differs is told by the planner
+            # Stored whole on both sides; a shape that differs is told by the planner.
+            return first if atoms[0].turned == mine[0].turned else transposed(first)
         pieces = [cut(self.odd[atom.tensor], atom, sizes.get(atom.tensor)) for atom in mine]
         whole = join([piece for piece in pieces if piece is not None], atoms, shape) if None not in pieces else None
         if whole is None:
@@ -169,9 +174,14 @@ class _Matching:
                 )
 
 
+def _shapes(tensors: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
+    return {name: source.shape for name, source in tensors.items()}
+
+
 def _atoms(shapes: Mapping[str, tuple[int, ...]], marks: frozenset[str]) -> dict[str, tuple[Atom, ...]]:
     """The atoms of each tensor; where two tensors would have an atom of one name, each stays whole under its own."""
-    found = {name: atoms_of(name, shape, marks) for name, shape in shapes.items()}
+    orders = orders_of(shapes, marks)
+    found = {name: atoms_of(name, shape, marks, orders) for name, shape in shapes.items()}
     counts = Counter(atom.name for atoms in found.values() for atom in atoms)
     return {
         name: atoms if all(counts[atom.name] == 1 for atom in atoms) else (Atom(name, name),)

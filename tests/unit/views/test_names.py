@@ -308,15 +308,30 @@ def test_pieces_that_do_not_make_up_the_tensor_are_refused(folder: Folder) -> No
         folder.match(whole, split)
 
 
-def test_transposed_experts_are_refused(folder: Folder) -> None:
-    """gpt-oss and Llama 4 keep experts as [expert, in, out]; where sizes coincide, the other matrix tells."""
+def turned(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: tensor.swapaxes(1, 2) if tensor.ndim == 3 else tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "model.language_model."])
+def test_experts_held_as_in_and_out_meet_all_others(prefix: str, folder: Folder) -> None:
+    """Qwen3-VL-MoE and Llama 4 hold [expert, in, out]: told by the two stacks' shapes, under any names."""
+    single = decoder(2, experts=3)
+    five = stacked(single)
+    other = renamed(turned(five), (r"^model\.", prefix))
+    for base in (single, five):
+        assert_same(folder.match(other, base), base)
+        assert_same(folder.match(base, other), other)
+
+
+def test_gates_and_ups_that_alternate_are_not_taken_apart(folder: Folder) -> None:
+    """gpt-oss holds [expert, in, out], every other column a gate; its biases tell."""
     single = {k: v for k, v in decoder(1, experts=2).items() if "experts" in k or "norm" in k}
-    five = {name: tensor.swapaxes(1, 2) if tensor.ndim == 3 else tensor for name, tensor in stacked(single).items()}
-    with pytest.raises(PlanError, match="experts"):
-        folder.match(single, five)
-    folder.path = folder.path / "back"
-    with pytest.raises(PlanError, match="experts"):
-        folder.match(five, single)
+    five = turned(stacked(single))
+    bias = {"model.layers.0.mlp.experts.gate_up_proj_bias": values(2, 8)}
+    for theirs, base in ((single, five | bias), (five | bias, single)):
+        with pytest.raises(PlanError, match="order inside the fused tensor is not known") as caught:
+            folder.match(theirs, base)
+        assert "gpt-oss" in (caught.value.found or "")
 
 
 def test_codegen_keeps_its_projections_in_blocks(folder: Folder) -> None:

@@ -1,0 +1,103 @@
+"""Matrices turned: how expert stacks stored as [experts, in, out] and as [experts, out, in] meet.
+
+A range of a turned matrix is a band of columns. Only that band is read, never the whole matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from cuvee.tensors import sources
+from cuvee.tensors.dtypes import numpy_dtype
+from cuvee.tensors.parts import part_of, reshape
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Transposed:
+    """A tensor with its last two axes in each other's place."""
+
+    source: sources.Source
+    kind: Literal["transposed"] = "transposed"
+
+    @property
+    def children(self) -> tuple[sources.Source, ...]:
+        """What is turned."""
+        return (self.source,)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The source's, with the last two lengths swapped."""
+        *stack, rows, columns = self.source.shape
+        return (*stack, columns, rows)
+
+    @property
+    def dtype(self) -> str:
+        """The source's."""
+        return self.source.dtype
+
+    @property
+    def grain(self) -> int:
+        """Elements of a row: ranges of whole rows are whole bands of the source."""
+        return max(self.source.shape[-2], 1)
+
+    def extents(self, start: int, stop: int) -> Iterator[sources.Extent]:
+        """The bytes that elements [start, stop) lie among: of each matrix, from the band's first to its last."""
+        rows, columns = self.source.shape[-2:]
+        for matrix, first, last in self._bands(start, stop):
+            begin = matrix * rows * columns
+            yield from self.source.extents(begin + first, begin + (rows - 1) * columns + last)
+
+    def read(self, start: int, stop: int, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:
+        """Elements [start, stop) as a fresh array of `dtype`."""
+        rows, columns = self.source.shape[-2:]
+        count = math.prod(self.source.shape[:-2])
+        flat = reshape(self.source, (count * rows, columns)) if len(self.source.shape) != 2 else self.source
+        fresh = np.empty(stop - start, dtype)
+        for matrix, first, last in self._bands(start, stop):
+            band = _band(part_of(flat, 0, matrix * rows, (matrix + 1) * rows), first, last, reader, dtype)
+            place = (matrix * columns + first) * rows  # of the band's first element in the whole
+            lower, upper = max(start, place), min(stop, place + band.size)
+            turned = np.ascontiguousarray(band.T).reshape(-1)
+            fresh[lower - start : upper - start] = turned[lower - place : upper - place]
+        return fresh
+
+    def _bands(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(Matrix, first column, column after the last) for every matrix that [start, stop) touches."""
+        rows, columns = self.source.shape[-2:]
+        if start >= stop:
+            return
+        size = rows * columns
+        for matrix in range(start // size, -(-stop // size)):
+            lower, upper = max(start - matrix * size, 0), min(stop - matrix * size, size)
+            yield matrix, lower // rows, -(-upper // rows)
+
+
+def transposed(source: sources.Source) -> sources.Source:
+    """`source` with its last two axes swapped."""
+    return source.source if isinstance(source, Transposed) else Transposed(source)
+
+
+def _band(matrix: sources.Source, first: int, last: int, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:
+    """Columns [first, last) of a matrix, `[rows, last - first]`."""
+    rows, columns = matrix.shape
+    width = last - first
+    if width == columns:
+        return matrix.read(0, rows * columns, reader, dtype).reshape(rows, columns)
+    if isinstance(matrix, sources.Joined) and matrix.axis == 0:
+        return np.concatenate([_band(piece, first, last, reader, dtype) for piece in matrix.pieces])
+    if isinstance(matrix, sources.Stored):
+        own = numpy_dtype(matrix.dtype)
+        step = math.gcd(columns, width)  # the file seen as a table whose rows are that wide
+        places = np.arange(rows)[:, None] * (columns // step) + np.arange(width // step)
+        offset = matrix.offset + first * own.itemsize
+        raw = reader.gather(matrix.file, offset, step * own.itemsize, places.reshape(-1))
+        return raw.view(own).reshape(rows, width).astype(dtype)
+    parts = (matrix.read(row * columns + first, row * columns + last, reader, dtype) for row in range(rows))
+    return np.stack(list(parts))
