@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+import cuvee
 from cuvee.errors import PlanError
 from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
 from cuvee.tensors.location import Directory
@@ -34,15 +37,16 @@ OTHERS = (
     "IJepaForImageClassification", "InternVLForConditionalGeneration", "JinaEmbeddingsV3ForMaskedLM",
     "Kolibri1ForCausalLM", "LagunaForCausalLM", "Lfm3VlForConditionalGeneration", "LlavaForConditionalGeneration",
     "LlavaNextForConditionalGeneration", "LlavaNextVideoForConditionalGeneration",
-    "LlavaOnevisionForConditionalGeneration", "MellumForCausalLM", "MiMoV2FlashForCausalLM", "MiniMaxForCausalLM",
-    "MiniMaxM2ForCausalLM", "Mistral3ForConditionalGeneration", "MixtralForCausalLM",
-    "MllamaForConditionalGeneration", "MusicFlamingoForConditionalGeneration", "NemotronHForCausalLM",
-    "OlmoeForCausalLM", "PaddleOCRVLForConditionalGeneration", "PaliGemmaForConditionalGeneration",
-    "PhimoeForCausalLM", "QianfanOCRForConditionalGeneration", "Qwen2AudioForConditionalGeneration",
-    "Qwen2MoeForCausalLM", "Qwen2_5OmniThinkerForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration",
-    "Qwen3MoeForCausalLM", "Qwen3NextForCausalLM", "ShieldGemma2ForImageClassification", "SolarOpenForCausalLM",
-    "T5Gemma2ForConditionalGeneration", "Tipsv2Model", "UltraVBertForMaskedLM", "UltrabertForMaskedLM",
-    "ViTMSNForImageClassification", "ViTModel", "VideoLlavaForConditionalGeneration",
+    "LlavaOnevisionForConditionalGeneration", "LongcatFlashForCausalLM", "MellumForCausalLM",
+    "MiMoV2FlashForCausalLM", "MiniMaxForCausalLM", "MiniMaxM2ForCausalLM", "Mistral3ForConditionalGeneration",
+    "MixtralForCausalLM", "MllamaForConditionalGeneration", "MusicFlamingoForConditionalGeneration",
+    "NemotronHForCausalLM", "OlmoeForCausalLM", "PaddleOCRVLForConditionalGeneration",
+    "PaliGemmaForConditionalGeneration", "PhimoeForCausalLM", "QianfanOCRForConditionalGeneration",
+    "Qwen2AudioForConditionalGeneration", "Qwen2MoeForCausalLM", "Qwen2_5OmniThinkerForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration", "Qwen3MoeForCausalLM", "Qwen3NextForCausalLM",
+    "Qwen3OmniMoeThinkerForConditionalGeneration", "Qwen3_5MoeForCausalLM", "ShieldGemma2ForImageClassification",
+    "SolarOpenForCausalLM", "T5Gemma2ForConditionalGeneration", "Tipsv2Model", "UltraVBertForMaskedLM",
+    "UltrabertForMaskedLM", "ViTMSNForImageClassification", "ViTModel", "VideoLlavaForConditionalGeneration",
     "VipLlavaForConditionalGeneration", "VisionEncoderDecoderModel", "VoxtralForConditionalGeneration",
     "VoxtralRealtimeForConditionalGeneration",
 )  # fmt: skip
@@ -91,3 +95,28 @@ def test_both_directions(name: str, tmp_path: Path) -> None:
         assert found.keys() == wanted.keys()
         for tensor, value in wanted.items():
             np.testing.assert_array_equal(found[tensor], value, err_msg=tensor)
+
+
+def test_experts_turned_as_on_the_hub_merge_with_those_that_transformers_5_saves(tmp_path: Path) -> None:
+    """Qwen3-VL-MoE lies on the Hub as [expert, in, out]; transformers 5 loads both and saves [expert, out, in]."""
+    name = "Qwen3VLMoeForConditionalGeneration"
+    model: Any = tiny(name)
+    model.save_pretrained(tmp_path / "five")
+    shutil.copytree(tmp_path / "five", tmp_path / "hub")
+    state = load_file(tmp_path / "five" / "model.safetensors")
+    experts = {key for key in state if ".experts." in key}
+    assert experts
+    turned = {key: np.ascontiguousarray(v.swapaxes(1, 2)) if key in experts else v for key, v in state.items()}
+    save_file(turned, tmp_path / "hub" / "model.safetensors", {"format": "pt"})
+    again = {key: value.numpy() for key, value in type(model).from_pretrained(tmp_path / "hub").state_dict().items()}
+    for base, wanted in (("five", state), ("hub", turned)):
+        other = "hub" if base == "five" else "five"
+        models = [{"model": str(tmp_path / which), "parameters": {"weight": w}} for which, w in ((base, 0), (other, 1))]
+        cuvee.merge({"merge_method": "linear", "models": models}, tmp_path / f"from-{base}")
+        got = load_file(tmp_path / f"from-{base}" / "model.safetensors")
+        assert got.keys() == wanted.keys()
+        for key in wanted:
+            np.testing.assert_array_equal(got[key], wanted[key], err_msg=key)
+    assert experts <= again.keys()
+    for key in experts:
+        np.testing.assert_array_equal(again[key], state[key], err_msg=key)

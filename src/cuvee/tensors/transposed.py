@@ -1,11 +1,12 @@
 """Matrices turned: how expert stacks stored as [experts, in, out] and as [experts, out, in] meet.
 
-A range of a turned matrix is a band of columns. Only that band is read, never the whole matrix.
+A range of a turned matrix is a band of columns: that is what is read, and never the whole matrix at once.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from cuvee.tensors.dtypes import numpy_dtype
 from cuvee.tensors.parts import part_of, reshape
 
 Array = np.ndarray[Any, Any]
+
+_KEPT, _KEPT_ELEMENTS = 4, 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,7 @@ class Transposed:
             band = _band(part_of(flat, 0, matrix * rows, (matrix + 1) * rows), first, last, reader, dtype)
             place = (matrix * columns + first) * rows  # of the band's first element in the whole
             lower, upper = max(start, place), min(stop, place + band.size)
-            turned = np.ascontiguousarray(band.T).reshape(-1)
-            fresh[lower - start : upper - start] = turned[lower - place : upper - place]
+            fresh[lower - start : upper - start] = band.reshape(-1)[lower - place : upper - place]
         return fresh
 
     def _bands(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -85,19 +87,43 @@ def transposed(source: sources.Source) -> sources.Source:
 
 
 def _band(matrix: sources.Source, first: int, last: int, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:
-    """Columns [first, last) of a matrix, `[rows, last - first]`."""
+    """Columns [first, last) of a matrix as rows, `[last - first, rows]`."""
     rows, columns = matrix.shape
-    width = last - first
-    if width == columns:
-        return matrix.read(0, rows * columns, reader, dtype).reshape(rows, columns)
     if isinstance(matrix, sources.Joined) and matrix.axis == 0:
-        return np.concatenate([_band(piece, first, last, reader, dtype) for piece in matrix.pieces])
+        pieces = [_band(piece, first, last, reader, dtype) for piece in matrix.pieces]
+        return np.concatenate(pieces, axis=1)
     if isinstance(matrix, sources.Stored):
         own = numpy_dtype(matrix.dtype)
-        step = math.gcd(columns, width)  # the file seen as a table whose rows are that wide
-        places = np.arange(rows)[:, None] * (columns // step) + np.arange(width // step)
-        offset = matrix.offset + first * own.itemsize
-        raw = reader.gather(matrix.file, offset, step * own.itemsize, places.reshape(-1))
-        return raw.view(own).reshape(rows, width).astype(dtype)
+        bits = _columns(matrix, first, last, reader).view(f"u{own.itemsize}")  # plain integers are turned faster
+        return np.ascontiguousarray(bits.T).view(own).astype(dtype)
     parts = (matrix.read(row * columns + first, row * columns + last, reader, dtype) for row in range(rows))
-    return np.stack(list(parts))
+    return np.stack(list(parts), axis=1)
+
+
+def _columns(matrix: sources.Stored, first: int, last: int, reader: sources.Reader) -> Array:
+    """Columns [first, last) as they are stored, `[rows, last - first]`.
+
+    A band is read wider than it is asked for, since a short piece of each row costs as much as a longer one, and the
+    thread keeps the last few for the blocks that come next.
+    """
+    rows, columns = matrix.shape
+    wide = max(_KEPT_ELEMENTS // rows, 1)
+    begin = first // wide * wide
+    if last > begin + wide:
+        return _gathered(matrix, first, last, reader)
+    kept = reader.keep((Transposed, threading.get_ident()), lambda: np.full(_KEPT, None, object))
+    band = next((slot[1] for slot in kept if slot is not None and slot[0] == (matrix, begin)), None)
+    if band is None:
+        band = _gathered(matrix, begin, min(begin + wide, columns), reader)
+        kept[1:] = kept[:-1].copy()
+        kept[0] = ((matrix, begin), band)
+    return np.asarray(band[:, first - begin : last - begin])
+
+
+def _gathered(matrix: sources.Stored, first: int, last: int, reader: sources.Reader) -> Array:
+    """Columns [first, last) from the file, seen as a table whose rows are as wide as fits."""
+    rows, columns = matrix.shape
+    own, step = numpy_dtype(matrix.dtype), math.gcd(columns, last - first)
+    places = np.arange(rows)[:, None] * (columns // step) + np.arange((last - first) // step)
+    raw = reader.gather(matrix.file, matrix.offset + first * own.itemsize, step * own.itemsize, places.reshape(-1))
+    return np.array(raw.view(own).reshape(rows, last - first))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from cuvee.tensors.dequantised import Dequantised
 from cuvee.tensors.location import Directory
 from cuvee.tensors.parts import Part, Reshaped, part_of, reshape
 from cuvee.tensors.reader import FileReader
+from cuvee.tensors.shared import SharedReader
 from cuvee.tensors.sources import Joined, Source, Stored
 from cuvee.tensors.transposed import Transposed, transposed
 from support.checkpoints import DTYPES, Array, write_checkpoint
@@ -95,9 +97,9 @@ def test_reshaped_tensors_hold_the_same_elements(files: Files) -> None:
 
 
 @settings(max_examples=60)
-@given(st.integers(0, 4), st.integers(0, 500), st.integers(0, 500))
-def test_turned_matrices(files: Files, kind: int, start: int, stop: int) -> None:
-    """Any range of a stack, a stored matrix, a joined one, a part, and one of float8."""
+@given(st.integers(0, 4), st.integers(0, 500), st.integers(0, 500), st.sampled_from([1, 40, 1 << 19]))
+def test_turned_matrices(files: Files, kind: int, start: int, stop: int, kept: int) -> None:
+    """Any range of a stack, a stored matrix, a joined one, a part, and one of float8; with bands kept and without."""
     scaled = Dequantised(files.float8, files.scale, (2, 2))  # type: ignore[arg-type]
     flat = reshape(files.stored, (20, 6))
     source = (files.stored, flat, Joined((flat, reshape(files.stored, (20, 6))), 0), Part(flat, 1, 1, 4), scaled)[kind]
@@ -106,8 +108,24 @@ def test_turned_matrices(files: Files, kind: int, start: int, stop: int) -> None
     wanted = whole.swapaxes(-1, -2)
     assert turned.shape == wanted.shape
     start, stop = sorted((start % (wanted.size + 1), stop % (wanted.size + 1)))
-    np.testing.assert_array_equal(files.read(turned, start, stop), wanted.reshape(-1)[start:stop])
+    shared = SharedReader(files.reader, [turned])
+    with patch("cuvee.tensors.transposed._KEPT_ELEMENTS", kept):
+        for reader in (files.reader, shared, shared):
+            got = turned.read(start, stop, reader, F32)
+            np.testing.assert_array_equal(got, wanted.reshape(-1)[start:stop])
+            got = turned.read(start // 2, stop, reader, F32)
+            np.testing.assert_array_equal(got, wanted.reshape(-1)[start // 2 : stop])
     assert transposed(turned) is source
+
+
+@pytest.mark.parametrize("kept", [1, 8, 16, 40, 1 << 19])
+def test_turned_matrices_row_by_row(files: Files, kept: int) -> None:
+    shared = SharedReader(files.reader, [])
+    rows = WHOLE.swapaxes(1, 2).reshape(-1, 4)
+    with patch("cuvee.tensors.transposed._KEPT_ELEMENTS", kept):
+        for row in (*range(30), *range(29, 0, -1)):
+            got = Transposed(files.stored).read(4 * row, 4 * row + 4, shared, F32)
+            np.testing.assert_array_equal(got, rows[row])
 
 
 def test_a_band_of_a_turned_matrix_touches_no_other_matrix(files: Files) -> None:
