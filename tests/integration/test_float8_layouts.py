@@ -100,6 +100,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
 @pytest.mark.parametrize("case", CASES)
 def test_a_copy_is_what_the_layout_s_library_reads(case: str, plain: Path, tmp_path: Path) -> None:
     import torch
