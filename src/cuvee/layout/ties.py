@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from cuvee.layout.configs import Path, parts, roles, ties_embeddings
@@ -16,6 +16,7 @@ from cuvee.layout.facts import (
     SCALED_IF_TIED,
     SHARED,
     SHARED_COPIES,
+    TIED_BIASES,
 )
 from cuvee.layout.names import ends_with, place_of
 
@@ -40,6 +41,20 @@ def input_embedding(names: Iterable[str]) -> str | None:
 def tied_embedding(names: Iterable[str], head: str) -> str | None:
     """The embedding that the absent `head` is tied to, if `head` is a head and there is one embedding."""
     return input_embedding(names) if is_head(head) else None
+
+
+def tied_to(names: Collection[str], absent: str) -> str | None:
+    """The tensor that an absent one is tied to in models that tie their embeddings; None if there is none.
+
+    A head and what encoder and decoder share: the embedding. The bias of a head that has another beside it: that.
+    """
+    if ends_with(absent, SHARED_COPIES):
+        embedding = input_embedding(names)
+        return embedding if embedding is not None and ends_with(embedding, (SHARED,)) else None
+    for ending, other in TIED_BIASES.items():
+        if ends_with(absent, (ending,)) and absent.removesuffix(ending) + other in names:
+            return absent.removesuffix(ending) + other
+    return tied_embedding(names, absent)
 
 
 def beside_head(names: Iterable[str], head: str) -> frozenset[str]:

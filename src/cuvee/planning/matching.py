@@ -18,13 +18,14 @@ from cuvee.layout.ties import (
     lacks_head,
     missing_head,
     needs_head,
-    tied_embedding,
+    tied_to,
 )
 from cuvee.planning.ops import Decision
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float
 
 _SHOWN = 3
+_TIED = "the values of {} are those that this is tied to, where it is not stored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,12 @@ def _base_first(count: int, base: int) -> list[int]:
 
 
 def _counterpart(name: str, member: Member, members: Sequence[Member]) -> str | None:
-    """The tensor that plays the part of `name` in a model: itself, or the embedding its absent head stands for."""
+    """The tensor that plays the part of `name` in a model: itself, or what it is tied to where it is not stored."""
     if name in member.names:
         return member.names[name]
-    if is_head(name) and _has_head(name, member, members):
-        return tied_embedding(member.checkpoint.tensors, name)
-    return None
+    if is_head(name):
+        return tied_to(member.checkpoint.tensors, name) if _has_head(name, member, members) else None
+    return tied_to(member.checkpoint.tensors, name) if ties_embeddings(member.checkpoint.config) else None
 
 
 def _has_head(name: str, member: Member, members: Sequence[Member]) -> bool:
@@ -140,8 +141,9 @@ def _settled(match: Match, members: Sequence[Member], base: int, rules: Rules) -
             rules.decide(f"left out: absent from {', '.join(lacking)}", name)
         return None
     if any(name not in member.names for member in members):
-        heads = ", ".join(m.checkpoint.name for m in members if name not in m.names)
-        rules.decide(f"the embedding's values of {heads}, where the head is not stored", name)
+        tied = ", ".join(m.checkpoint.name for m in members if name not in m.names)
+        what = "the embedding's values of {}, where the head is not stored" if is_head(name) else _TIED
+        rules.decide(what.format(tied), name)
     if _derived(name, members) and len(members) > 1:
         rules.decide(f"copied from {members[base].checkpoint.name}: computed from the config, not learned", name)
         return Match(name, match.inputs, base)
