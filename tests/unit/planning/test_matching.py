@@ -314,6 +314,20 @@ def test_layers_of_a_pattern_may_not_move_out_of_it(pieces: list[tuple[int, int]
         models.plan(stack(*(("h", *piece) for piece in pieces)))
 
 
+def test_layers_that_grow_may_not_move(models: Models) -> None:
+    """The stages of Swin: one kind of layer, each wider than the last, and no list in the config that says so."""
+    tensors = llama()
+    for layer, width in enumerate((4, 8, 8)):
+        tensors |= {f"model.layers.{layer}.{rest}": np.ones((width, 3), np.float32) for rest in LAYER}
+    models.add("stages", tensors)
+    with pytest.raises(PlanError, match="layer 1 of the output would have other shapes") as caught:
+        models.plan(stack(("stages", 0, 1), ("stages", 0, 3)))
+    assert caught.value.found == "layer 0"
+    assert len(made(models.plan(stack(("stages", 0, 2))))) == 3 + 2 * len(LAYER)
+    models.add("lists", tensors, {"num_hidden_layers": 3, "intermediate_size": [4, 8, 8], "tie_word_embeddings": False})
+    assert models.plan(stack(("lists", 1, 3))).config_edits == {"num_hidden_layers": 2, "intermediate_size": [8, 8]}
+
+
 def test_layers_whose_kinds_the_config_lists_move_freely(models: Models) -> None:
     models.add("h", hybrid("mmmammma"), {**PERIODIC, "layer_types": list("mmmammma")})
     plan = models.plan(stack(("h", 1, 5)))
