@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from cuvee.tensors.parts import part_of, reshape
 from cuvee.tensors.sources import Joined, Source
 from cuvee.tensors.transposed import transposed
-from cuvee.views.spellings import FUSED, MARKED, NUMBERED, SPELLINGS, STACKED, UNKNOWN_ORDER
+from cuvee.views.spellings import FUSED, IN_GROUPS, MARKED, NUMBERED, QUERY_KEY_VALUE, SPELLINGS, STACKED, UNKNOWN_ORDER
 
 _COMPILED = tuple((re.compile(pattern), replacement) for pattern, replacement in SPELLINGS)
 _NUMBERED = tuple((re.compile(pattern), replacement) for pattern, replacement in NUMBERED)
@@ -35,6 +36,7 @@ class Atom:
         expert: which expert of a stack it belongs to; None outside stacks.
         equal: whether all pieces are as long.
         turned: whether the stack holds each expert's matrix as [in, out].
+        groups: into how many groups the tensor is divided, each of which holds a share of all pieces.
 
     """
 
@@ -45,6 +47,7 @@ class Atom:
     expert: int | None = None
     equal: bool = True
     turned: bool = False
+    groups: int = 1
 
     @property
     def whole(self) -> bool:
@@ -101,13 +104,30 @@ def turned_stacks(shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
     return frozenset(name for name in stacks if orders.get(spelling(name).rpartition(".")[0]) == "turned")
 
 
+def groups_of(config: Mapping[str, Any]) -> tuple[str, int] | None:
+    """The module that holds queries, keys and values in groups of heads, and how many groups; None if none does."""
+    module, keys = IN_GROUPS.get(str(config.get("model_type")), ("", ()))
+    counts = [count for key in keys if isinstance(count := config.get(key), int) and count > 0]
+    return (module, counts[0]) if counts else None
+
+
 def atoms_of(
-    tensor: str, shape: tuple[int, ...], marks: frozenset[str] = frozenset(), orders: Mapping[str, str] | None = None
+    tensor: str,
+    shape: tuple[int, ...],
+    marks: frozenset[str] = frozenset(),
+    orders: Mapping[str, str] | None = None,
+    groups: tuple[str, int] | None = None,
 ) -> tuple[Atom, ...]:
     """The atoms of a tensor, in the order they lie in it."""
     name = spelling(tensor, marks)
     above, _, last = name.rpartition(".")
     order = (orders or {}).get(above)
+    stem, dot, module = above.rpartition(".")
+    if groups is not None and module == groups[0] and shape[0] % groups[1] == 0:
+        return tuple(
+            Atom(f"{stem}{dot}{piece}.{last}", tensor, index, len(QUERY_KEY_VALUE), equal=False, groups=groups[1])
+            for index, piece in enumerate(QUERY_KEY_VALUE)
+        )
     if why_unknown(tensor) or order == "alternating":
         return (Atom(name, tensor),)
     if above.endswith(".experts") and len(shape) == 3 and last in STACKED:
@@ -172,8 +192,14 @@ def cut(source: Source, atom: Atom, sizes: Sequence[int] | None) -> Source | Non
         sizes = [length // atom.count] * atom.count
     if sizes is None or sum(sizes) != length:
         return None
-    begin = sum(sizes[: atom.index])
-    return part_of(source, 0, begin, begin + sizes[atom.index])
+    begin, size = sum(sizes[: atom.index]), sizes[atom.index]
+    if atom.groups == 1:
+        return part_of(source, 0, begin, begin + size)
+    if any(each % atom.groups for each in sizes):
+        return None
+    grouped = reshape(source, (atom.groups, length // atom.groups, *source.shape[1:]))
+    part = part_of(grouped, 1, begin // atom.groups, (begin + size) // atom.groups)
+    return reshape(part, (size, *source.shape[1:]))
 
 
 def join(pieces: Sequence[Source], atoms: Sequence[Atom], shape: tuple[int, ...]) -> Source | None:
@@ -181,6 +207,14 @@ def join(pieces: Sequence[Source], atoms: Sequence[Atom], shape: tuple[int, ...]
     if atoms[0].whole:
         return pieces[0] if pieces[0].shape == shape else None
     if atoms[0].expert is None:
+        groups = atoms[0].groups
+        if any(len(piece.shape) != len(shape) or piece.shape[0] % groups for piece in pieces):
+            return None
+        if groups > 1:
+            shares = [reshape(piece, (groups, piece.shape[0] // groups, *piece.shape[1:])) for piece in pieces]
+            joined = Joined(tuple(shares), 1)
+            fits = all(piece.shape[1:] == shape[1:] for piece in pieces) and groups * joined.shape[1] == shape[0]
+            return reshape(joined, shape) if fits else None
         whole: Source = Joined(tuple(pieces), 0)
         fits = all(piece.shape[1:] == shape[1:] for piece in pieces) and whole.shape == shape
         return whole if fits else None

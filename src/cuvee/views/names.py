@@ -16,10 +16,12 @@ from cuvee.layout.names import place_of
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.sources import Source
 from cuvee.tensors.transposed import transposed
-from cuvee.views.fused import Atom, atoms_of, cut, join, marks_in, orders_of, turned_stacks, why_unknown
+from cuvee.views.fused import Atom, atoms_of, cut, groups_of, join, marks_in, orders_of, turned_stacks, why_unknown
 from cuvee.views.prefixes import Pairing, pair_names
 from cuvee.views.spellings import SPLIT
 
+Groups = tuple[str, int] | None
+"""The module that holds queries, keys and values in groups of heads, and how many groups."""
 _SHOWN = 4
 
 
@@ -40,7 +42,8 @@ def matched(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
         return checkpoint
     wanted |= _further_layers(wanted, base, odd)
     try:
-        found = _Matching(odd, wanted, kept=checkpoint.tensors.keys() - odd.keys()).run()
+        groups = groups_of(checkpoint.config), groups_of(base.config)
+        found = _Matching(odd, wanted, kept=checkpoint.tensors.keys() - odd.keys(), groups=groups).run()
     except PlanError as error:
         raise error.at(f"{checkpoint.name}, matched to the names of {base.name}") from None
     if not found.built:
@@ -64,13 +67,23 @@ class _Found:
 class _Matching:
     """The matching of some tensors to the names and shapes wanted: at the level of atoms, where all layouts agree."""
 
-    def __init__(self, odd: Mapping[str, Source], wanted: Mapping[str, tuple[int, ...]], *, kept: Set[str]) -> None:
+    def __init__(
+        self,
+        odd: Mapping[str, Source],
+        wanted: Mapping[str, tuple[int, ...]],
+        *,
+        kept: Set[str],
+        groups: tuple[Groups, Groups] = (None, None),
+    ) -> None:
         self.odd = odd
         self.wanted = wanted
         self.kept = kept
         marks = marks_in((*odd, *wanted))
-        self.atoms = _atoms(_shapes(odd), marks)
-        self.base_atoms = _atoms(wanted, marks)
+        known = {each[0] for each in groups if each is not None}
+        if any(all(any(f".{module}." in name for name in names) for names in (odd, wanted)) for module in known):
+            groups = (None, None)  # fused on both sides
+        self.atoms = _atoms(_shapes(odd), marks, groups[0])
+        self.base_atoms = _atoms(wanted, marks, groups[1])
         self.mine = {atom.name: atom for atoms in self.atoms.values() for atom in atoms}
         self.base = {atom.name: atom for atoms in self.base_atoms.values() for atom in atoms}
         self.pairing = pair_names(
@@ -178,10 +191,10 @@ def _shapes(tensors: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
     return {name: source.shape for name, source in tensors.items()}
 
 
-def _atoms(shapes: Mapping[str, tuple[int, ...]], marks: frozenset[str]) -> dict[str, tuple[Atom, ...]]:
+def _atoms(shapes: Mapping[str, tuple[int, ...]], marks: frozenset[str], groups: Groups) -> dict[str, tuple[Atom, ...]]:
     """The atoms of each tensor; where two tensors would have an atom of one name, each stays whole under its own."""
     orders = orders_of(shapes, marks)
-    found = {name: atoms_of(name, shape, marks, orders) for name, shape in shapes.items()}
+    found = {name: atoms_of(name, shape, marks, orders, groups) for name, shape in shapes.items()}
     counts = Counter(atom.name for atoms in found.values() for atom in atoms)
     return {
         name: atoms if all(counts[atom.name] == 1 for atom in atoms) else (Atom(name, name),)

@@ -88,6 +88,7 @@ SPELLINGS: tuple[tuple[str, str], ...] = (
 )
 # What stands somewhere in the names of one of two checkpoints -> spellings that hold for both, before all others.
 MARKED: dict[str, tuple[tuple[str, str], ...]] = {
+    ".attention.wqkv.": ((r"^output\.", "lm_head."), (r"\.attention\.wo\.", ".self_attn.o_proj.")),  # InternLM2
     "emb_ln.": (  # encoders that normalise after each part, as Nomic and Jina name them
         (r"\.norm1\.", ".post_attention_layernorm."),
         (r"\.norm2\.", ".post_mlp_layernorm."),
@@ -116,6 +117,13 @@ FUSED: dict[str, tuple[tuple[str, ...], bool]] = {
     "up_gate_proj": (("up_proj", "gate_proj"), True),
     "weights_in": (("gate_proj", "up_proj"), True),
     "w12": (("gate_proj", "up_proj"), True),
+}
+# Kinds of models that interleave queries, keys and values in groups of heads -> the fused module, and the config's keys
+# for the number of groups; each group holds its queries, its keys, its values.
+IN_GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "internlm2": ("wqkv", ("num_key_value_heads", "num_attention_heads")),
+    "gpt_neox": ("query_key_value", ("num_attention_heads",)),
+    "bloom": ("query_key_value", ("n_head", "num_attention_heads")),
 }
 # The last part of a stack of experts -> the pieces that each expert's matrix is made of.
 STACKED: dict[str, tuple[str, ...]] = {
