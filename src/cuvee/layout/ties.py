@@ -44,7 +44,7 @@ def tied_embedding(names: Iterable[str], head: str) -> str | None:
 
 
 def tied_to(names: Collection[str], absent: str) -> str | None:
-    """The tensor that an absent one is tied to in models that tie their embeddings; None if there is none.
+    """The tensor that an absent one is tied to; None if there is none.
 
     A head and what encoder and decoder share: the embedding. The bias of a head that has another beside it: that.
     """

@@ -115,7 +115,7 @@ def _counterpart(name: str, member: Member, members: Sequence[Member]) -> str | 
         return member.names[name]
     if is_head(name):
         return tied_to(member.checkpoint.tensors, name) if _has_head(name, member, members) else None
-    return tied_to(member.checkpoint.tensors, name) if ties_embeddings(member.checkpoint.config) else None
+    return tied_to(member.checkpoint.tensors, name)  # whatever the config says of the head, there is nothing else to be
 
 
 def _has_head(name: str, member: Member, members: Sequence[Member]) -> bool:

@@ -230,6 +230,22 @@ def test_a_tied_decoder_beside_the_rest_of_its_head_is_the_embedding(config: dic
     assert plan.config_edits == {"tie_word_embeddings": False}
 
 
+@pytest.mark.parametrize("order", [("once", "thrice"), ("thrice", "once")])
+def test_what_encoder_and_decoder_share_may_be_stored_once(order: tuple[str, str], models: Models) -> None:
+    """Flan-T5 lies on the Hub with the shared embedding under three names; saved again, it has one."""
+    body = {"shared.weight": np.ones((4, 3), np.float32), "lm_head.weight": np.zeros((4, 3), np.float32)}
+    copies = {f"{part}.embed_tokens.weight": body["shared.weight"] for part in ("encoder", "decoder")}
+    untied = {"model_type": "t5", "tie_word_embeddings": False}
+    models.add("once", body, untied)
+    models.add("thrice", body | copies, untied)
+    plan = models.plan(linear(*order))
+    assert set(made(plan)) == set(body | copies)
+    shared = next(op for op in plan.ops if op.name == "shared.weight")
+    for op in plan.ops:
+        if op.name in copies:
+            assert op.sources[order.index("once")] == shared.sources[order.index("once")]
+
+
 def test_other_architectures_are_merged_where_they_fit(models: Models) -> None:
     other = {**llama(), NORM: np.ones((7, 3), np.float32), EXTRA: np.ones(2, np.float32)}
     del other["model.layers.0.mlp.up.weight"]
