@@ -19,7 +19,6 @@ from cuvee.tensors.transposed import transposed
 from cuvee.views.spellings import FUSED, IN_GROUPS, MARKED, NUMBERED, QUERY_KEY_VALUE, SPELLINGS, STACKED, UNKNOWN_ORDER
 
 _COMPILED = tuple((re.compile(pattern), replacement) for pattern, replacement in SPELLINGS)
-_NUMBERED = tuple((re.compile(pattern), replacement) for pattern, replacement in NUMBERED)
 _MARKED = {mark: tuple((re.compile(p), replacement) for p, replacement in rows) for mark, rows in MARKED.items()}
 _UNKNOWN = {re.compile(pattern): reason for pattern, reason in UNKNOWN_ORDER.items()}
 
@@ -62,8 +61,9 @@ def marks_in(names: Iterable[str]) -> frozenset[str]:
 
 def spelling(name: str, marks: frozenset[str] = frozenset()) -> str:
     """The name in the spelling that stands for all."""
-    for pattern, replacement in _NUMBERED:
-        name = pattern.sub(replacement, name)
+    for numbered, named in NUMBERED.items():
+        if numbered in name:
+            name = name.replace(numbered, named)
     parts = name.split(".")
     template = ".".join("0" if part.isdecimal() else part for part in parts)
     spelt = _spelling_of(template, marks)

@@ -97,12 +97,10 @@ MARKED: dict[str, tuple[tuple[str, str], ...]] = {
         (r"\.mlp\.fc2\.", ".mlp.down_proj."),
     ),
 }
-# Numbered modules outside the layers, by their whole name.
-NUMBERED: tuple[tuple[str, str], ...] = (
-    (r"(^|\.)mlp1\.0\.", r"\1projector.layer_norm."),  # InternVL
-    (r"(^|\.)mlp1\.1\.", r"\1projector.linear_1."),
-    (r"(^|\.)mlp1\.3\.", r"\1projector.linear_2."),
-)
+# Numbered modules outside the layers, whose number says what they are.
+NUMBERED: dict[str, str] = {
+    "mlp1.0.": "projector.layer_norm.", "mlp1.1.": "projector.linear_1.", "mlp1.3.": "projector.linear_2.",  # InternVL
+}  # fmt: skip
 QUERY_KEY_VALUE = ("q_proj", "k_proj", "v_proj")
 # The last part of a module's name -> its pieces, one after another along the first axis; and whether all are as long.
 FUSED: dict[str, tuple[tuple[str, ...], bool]] = {
