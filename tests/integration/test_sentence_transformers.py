@@ -117,3 +117,4 @@ def test_the_folders_of_early_versions(folder: str, family: Family, tmp_path: Pa
     old, new = load_checkpoint(tmp_path / "old"), load_checkpoint(tmp_path / "new")
     assert {name: value.tobytes() for name, value in old.items()} == {n: v.tobytes() for n, v in new.items()}
     assert cuvee.check(tmp_path / "old").ok
+    assert cuvee.check(family.path("a")).ok

@@ -24,19 +24,24 @@ _WEIGHTS = (".safetensors", ".bin")
 
 def lifted(location: Location) -> Location:
     """The location with its first module's folder at the top, if the model lies there; itself if not."""
+    folder = model_folder(location)
+    if not folder:
+        return location
+    modules = _modules(location.read(_MODULES, 0, _MOST_BYTES))
+    text = json.dumps([{**modules[0], "path": ""}, *modules[1:]], indent=2).encode()
+    return _Lifted(location, folder + "/", {_MODULES: text})
+
+
+def model_folder(location: Location) -> str:
+    """The folder that holds the model of an early sentence-transformers checkpoint; empty for all others."""
     files = location.sizes()
     if not 0 < files.get(_MODULES, 0) < _MOST_BYTES or any(_is_weights(name) for name in files):
-        return location
+        return ""
     modules = _modules(location.read(_MODULES, 0, files[_MODULES]))
     path = modules[0].get("path") if modules else None
-    if not isinstance(path, str) or not path.strip("/"):
-        return location
-    folder = path.strip("/") + "/"
-    held = [name.removeprefix(folder) for name in files if name.startswith(folder)]
-    if "config.json" not in held or not any(_is_weights(name) for name in held):
-        return location
-    text = json.dumps([{**modules[0], "path": ""}, *modules[1:]], indent=2).encode()
-    return _Lifted(location, folder, {_MODULES: text})
+    folder = path.strip("/") if isinstance(path, str) else ""
+    held = [name.removeprefix(folder + "/") for name in files if folder and name.startswith(folder + "/")]
+    return folder if "config.json" in held and any(_is_weights(name) for name in held) else ""
 
 
 def _modules(text: bytes) -> list[dict[str, Any]]:
