@@ -153,7 +153,8 @@ def _filtered(gram: Array, basis: Array, image: Array, low: float, high: float) 
         return image
     reach = math.acosh(max(2.0 * high / low - 1.0, 1.0))
     degree = int(min(max(math.acosh(_GROWTH) / max(reach, 1e-9), 1.0), _MOST_DEGREES))
-    before, now = basis, image * np.float32(2.0 / low) - basis
+    before: Array = basis
+    now: Array = image * np.float32(2.0 / low) - basis
     for _ in range(degree - 1):
         following = gram @ now
         following *= np.float32(4.0 / low)
