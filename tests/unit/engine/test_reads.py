@@ -62,7 +62,7 @@ def made(folder: Path, method: str, sources: list[Source], parameters: dict[str,
 
 
 def near(got: Any, want: Any) -> None:
-    np.testing.assert_allclose(got, want, rtol=0, atol=4e-6)
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-5)
 
 
 def test_a_mean_reads_each_base_once_and_one_sum_of_updates(stored: dict[str, Source], tmp_path: Path) -> None:
