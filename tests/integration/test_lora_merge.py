@@ -240,3 +240,50 @@ def test_the_recipe_on_the_page_is_one() -> None:
     assert (recipe.method, recipe.space, recipe.rank) == ("ties", "core", 32)
     assert [str(ref) for ref in recipe.adapters] == ["someone/maths-lora", "./code-lora"]
     assert recipe.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("concat", {}),
+        ("ties", {"space": "core", "density": 0.5}),
+        ("ties", {"space": "knots", "density": 0.5}),
+        ("task_arithmetic", {"space": "factors"}),
+    ],
+)
+def test_stages_scale_what_was_merged(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
+    weights = (0.7, -0.4)
+    both = [write_adapter(tmp_path / n, {Q0: 3, Q1: 3}, SIDES, seed=i, alpha=5.0) for i, n in enumerate("ab")]
+    plain = dense(merge(tmp_path / "plain", both, method, weights=weights, **options))
+    lines = dense(merge(tmp_path / "lines", both, method, weights=weights, lines=[0.5, 3.0], **options))
+    assert_same(lines, {Q0: 0.5 * plain[Q0], Q1: 3.0 * plain[Q1]})
+    matched = merge(tmp_path / "matched", both, method, weights=weights, match_norm=True, **{"lambda": 9.0}, **options)
+    for name, values in dense(matched).items():
+        norms = [np.linalg.norm(dense(path)[name]) for path in both]
+        wanted = (0.7 * norms[0] + 0.4 * norms[1]) / 1.1 / np.linalg.norm(plain[name])
+        assert values == pytest.approx(wanted * plain[name], abs=1e-4 * norms[0])
+
+
+def test_norms_are_matched_before_a_rank_cuts_and_absent_modules_count(tmp_path: Path, adapters: list[Path]) -> None:
+    plain = dense(merge(tmp_path / "plain", adapters, "concat"))
+    out = dense(merge(tmp_path / "out", adapters, "svd", rank=2, match_norm=True))
+    norm = np.linalg.norm(updates(adapters)[1][O1]) * 0.4 / 2.2
+    assert out[O1] == pytest.approx(plain[O1] * norm / np.linalg.norm(plain[O1]), abs=1e-5)
+    u, s, vt = np.linalg.svd(plain[V0])
+    norms = [np.linalg.norm(updates(adapters)[i][V0]) for i in (0, 2)]
+    factor = (0.7 * norms[0] + 1.1 * norms[1]) / 2.2 / np.linalg.norm(s)
+    assert out[V0] == pytest.approx(factor * (u[:, :2] * s[:2]) @ vt[:2], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "scope"), [("ties", "trim_scope"), ("metagpt", "norm_scope"), ("nan", "norm_scope")]
+)
+def test_scans_of_whole_models_are_refused_by_name(tmp_path: Path, method: str, scope: str) -> None:
+    both = [write_adapter(tmp_path / n, {Q0: 2, Q1: 2}, SIDES, seed=i) for i, n in enumerate("ab")]
+    recipe = {"merge_method": method, "models": [{"model": str(path)} for path in both], "parameters": {}}
+    if method == "ties":
+        recipe["parameters"] = {"weight": 1.0, scope: "model"}
+    assert f"{scope} of {method} is model" in refused(tmp_path, recipe)
+    recipe["parameters"] = {**({"weight": 1.0} if method == "ties" else {}), scope: "tensor"}
+    merge_lora(recipe, tmp_path / "out")
+    assert dense(tmp_path / "out").keys() == {Q0, Q1}
