@@ -7,11 +7,12 @@ difference. Tensors of more than two dimensions count as matrices of `shape[0]` 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from cuvee.derivations.registry import Array, Inputs, derivation
+from cuvee.derivations.registry import Array, Input, Inputs, derivation
 from cuvee.numerics.low_rank import balanced, singular_values, truncated_svd
 from cuvee.numerics.row_blocks import RowBlocks
 from cuvee.numerics.scan import GRAIN
@@ -28,15 +29,21 @@ def change(inputs: Inputs) -> tuple[Array]:
 
 
 @derivation("spectrum")
-def spectrum(inputs: Inputs, *, count: int, total: float) -> tuple[Array]:
+def spectrum(inputs: Inputs, *, count: int, total: float, experts: int = 0) -> tuple[Array]:
     """The `count` largest singular values of the difference, in float64: all from its Gram matrix, few by iteration.
 
     Args:
         inputs: the fine-tuned and the base's tensor.
         count: how many.
         total: the squared norm of the difference.
+        experts: if not 0, so many matrices lie in the tensor; a value is then the root of the sum of their squares.
 
     """
+    if experts:
+        each = (
+            spectrum(part, count=count, total=_streamed(part).squared_norm())[0] for part in _matrices(inputs, experts)
+        )
+        return (np.sqrt(sum(np.square(values) for values in each)),)
     difference, _ = _tall(inputs)
     if count == min(difference.shape):
         return (singular_values(difference),)
@@ -46,8 +53,9 @@ def spectrum(inputs: Inputs, *, count: int, total: float) -> tuple[Array]:
 
 @derivation("low_rank")
 def low_rank(
-    inputs: Inputs, *, rank: int, total: float, transposed: bool, distribute: bool, exact: bool, dtype: str, head: bool
-) -> tuple[Array, ...]:
+    inputs: Inputs, *, rank: int, total: float, transposed: bool, distribute: bool, exact: bool, dtype: str, head: bool,
+    experts: int = 0,
+) -> tuple[Array, ...]:  # fmt: skip
     """LoRA's A `[rank, in]` and B `[out, rank]`, the singular values `[rank]`, and two squared norms: total, missing.
 
     Args:
@@ -59,8 +67,19 @@ def low_rank(
         exact: by a full decomposition rather than a randomised one.
         dtype: what A and B are rounded to; the missing part is measured after that.
         head: give A and B of a head that shares an embedding's weights as well.
+        experts: if not 0, so many matrices lie in the tensor: A is then `[experts * rank, in]` and B
+            `[out, rank * experts]`, as PEFT lays them out, and a singular value the root of the sum of their squares.
 
     """
+    if experts:
+        parts = [
+            low_rank(part, rank=rank, total=_streamed(part).squared_norm(), transposed=transposed,
+                     distribute=distribute, exact=exact, dtype=dtype, head=False)
+            for part in _matrices(inputs, experts)
+        ]  # fmt: skip
+        downs, ups, values, squares = zip(*parts, strict=True)
+        sums = np.sqrt(sum(np.square(each, dtype=np.float64) for each in values)).astype(np.float32)
+        return np.concatenate(downs), np.stack(ups, axis=2).reshape(len(ups[0]), -1), sums, np.sum(squares, axis=0)
     difference, turned = _tall(inputs)
     svd = truncated_svd(difference, rank, total=total, key=inputs.key, exact=exact)
     down, up = balanced(svd.transposed if turned != transposed else svd, distribute=distribute)
@@ -70,6 +89,18 @@ def low_rank(
     missing = difference.squared_distance(*as_seen)
     told = (svd.values.astype(np.float32), np.array([total, missing]))
     return (down, up, *told, up.T, down.T) if head else (down, up, *told)
+
+
+def _matrices(inputs: Inputs, experts: int) -> Iterator[Inputs]:
+    """The inputs' matrices that lie one behind the other, in order."""
+    shape = inputs[0].shape[1:]
+    size = math.prod(shape)
+    for begin in range(0, experts * size, size):
+
+        def shifted(source: Input, begin: int = begin) -> Input:
+            return Input(shape, lambda start, stop: source.read(begin + start, begin + stop))
+
+        yield Inputs(tuple(map(shifted, inputs.sources)), inputs.map, inputs.key)
 
 
 def _tall(inputs: Inputs) -> tuple[RowBlocks, bool]:

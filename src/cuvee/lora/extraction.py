@@ -14,7 +14,7 @@ import numpy as np
 
 from cuvee.errors import CheckpointError, PlanError
 from cuvee.lora.budget import within_budget
-from cuvee.lora.design import Design, compared, sides, squares_name, values_name
+from cuvee.lora.design import Design, compared, squares_name, values_name
 from cuvee.lora.files import CONFIG, SPECTRA, WEIGHTS, Run, derived, read_small
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora.pairs import Pair, Pairs
@@ -41,7 +41,8 @@ class Held:
         whole: whether it is saved whole.
         total: squared norm of the change; NaN if there is nothing to compare with.
         missing: squared norm of what the adapter lacks of it.
-        values: the singular values kept.
+        values: the singular values kept; of stacked experts, the root of the sum of their squares.
+        cost: numbers that each rank takes.
 
     """
 
@@ -52,6 +53,7 @@ class Held:
     total: float
     missing: float
     values: Array
+    cost: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def extract(pairs: Pairs, checkpoints: tuple[Checkpoint, Checkpoint], options: E
             f"{checkpoints[0].name} and {checkpoints[1].name} do not differ in what was asked for",
             fix="check that --model names the fine-tune and --base-model the model it came from",
         )
+    changed = _as_modules(changed)
     limits = {pair.name: _limit(pair, options) for pair in changed if pair.decomposable}
     run = replace(run, settings=within_budget(run.settings, changed, limits, options))
     ranks = _ranks(changed, limits, totals, options, run)
@@ -116,12 +119,20 @@ def _held(pair: Pair, totals: Mapping[str, float], written: Mapping[str, Array],
     total = totals.get(pair.name, math.nan)
     values = written.get(values_name(pair), np.empty(0, np.float32))
     missing = 0.0 if whole else float(written[squares_name(pair)][1]) if values.size else total
-    return Held(pair.name, pair.tuned.shape, len(values), whole, total, missing, values)
+    return Held(pair.name, pair.tuned.shape, len(values), whole, total, missing, values, pair.cost)
+
+
+def _as_modules(changed: Sequence[Pair]) -> list[Pair]:
+    """The same, stacked experts whole if anything else of their module has to be: PEFT takes all of it or nothing."""
+    whole = {pair.module for pair in changed if not pair.decomposable}
+    return [
+        replace(pair, kind="whole") if pair.kind == "experts" and pair.module in whole else pair for pair in changed
+    ]
 
 
 def _limit(pair: Pair, options: ExtractOptions) -> int:
     """The largest rank that a tensor may get."""
-    return min(*sides(pair), options.largest_rank or min(sides(pair)))
+    return min(*pair.sides, options.largest_rank or min(pair.sides))
 
 
 def whole_tensors(pairs: Pairs) -> list[TensorOp]:
@@ -165,7 +176,7 @@ def _ranks(
         spectra = {name: values[: ranks[name]] for name, values in spectra.items()}
     if options.max_bytes:
         size = itemsize(options.code)
-        costs = {pair.name: sum(sides(pair)) * size for pair in changed if pair.decomposable}
+        costs = {pair.name: pair.cost * size for pair in changed if pair.decomposable}
         rest = sum(math.prod(pair.tuned.shape) * itemsize(pair.tuned.dtype)
                    for pair in changed if not pair.decomposable)  # fmt: skip
         ranks = by_size(spectra, costs, parse_size(options.max_bytes) - rest)
@@ -179,7 +190,8 @@ def _spectra(pairs: Sequence[Pair], limits: Mapping[str, int], totals: Mapping[s
             "spectrum",
             compared(pair),
             (Output(pair.name, (limits[pair.name],), "F64"),),
-            {"count": limits[pair.name], "total": totals[pair.name]},
+            {"count": limits[pair.name], "total": totals[pair.name]}
+            | ({"experts": pair.experts} if pair.kind == "experts" else {}),
         )
         for pair in pairs
     ]
