@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import cuvee
 from cuvee.errors import PlanError
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora_api import extract_lora
-from support.checkpoints import read_file
+from support.checkpoints import read_checkpoint, read_file
 from support.tuned import everything, load, logits, make_pair, merged, relative_error, weights, with_adapter
 
 PREFIX = "base_model.model."
@@ -52,6 +53,10 @@ def test_at_full_rank_the_adapter_is_the_fine_tune(family: str, tmp_path: Path) 
     got, wanted = with_adapter(pair[0], adapter), load(pair[1])
     assert logits(got) == pytest.approx(logits(wanted), abs=4e-6)
     assert relative_error(weights(load(pair[0])), weights(wanted), merged(got)) < 1e-6
+    cuvee.merge({"merge_method": "passthrough", "models": [{"model": f"{pair[0]}+{adapter}"}]}, tmp_path / "read")
+    read, tuned = read_checkpoint(tmp_path / "read"), read_checkpoint(pair[1])
+    for name, values in tuned.items():
+        assert read[name] == pytest.approx(values, abs=1e-6), name
 
 
 @pytest.mark.parametrize("family", FAMILIES)
