@@ -7,19 +7,19 @@ difference. Tensors of more than two dimensions count as matrices of `shape[0]` 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
-from cuvee.derivations.registry import Array, Input, Inputs, derivation
+from cuvee.derivations.registry import HELD_ELEMENTS, Array, Input, Inputs, derivation
 from cuvee.numerics.low_rank import balanced, singular_values, truncated_svd
 from cuvee.numerics.row_blocks import RowBlocks
 from cuvee.numerics.scan import GRAIN
 from cuvee.tensors.dtypes import narrow
 
-HELD_ELEMENTS = 1 << 24  # a difference of up to so many elements (64 MiB) is kept instead of read for every product
-STREAMED_ELEMENTS = 1 << 22  # of a larger one, seen at once: larger blocks make products with it cheaper
+T = TypeVar("T")
+STREAMED_ELEMENTS = 1 << 22  # of a difference too large to hold, seen at once: larger blocks make products cheaper
 
 
 @derivation("change")
@@ -40,8 +40,8 @@ def spectrum(inputs: Inputs, *, count: int, total: float, experts: int = 0) -> t
 
     """
     if experts:
-        each = (
-            spectrum(part, count=count, total=_streamed(part).squared_norm())[0] for part in _matrices(inputs, experts)
+        each = _of_each(
+            inputs, experts, lambda part: spectrum(part, count=count, total=_streamed(part).squared_norm())[0]
         )
         return (np.sqrt(sum(np.square(values) for values in each)),)
     difference, _ = _tall(inputs)
@@ -72,11 +72,12 @@ def low_rank(
 
     """
     if experts:
-        parts = [
-            low_rank(part, rank=rank, total=_streamed(part).squared_norm(), transposed=transposed,
-                     distribute=distribute, exact=exact, dtype=dtype, head=False)
-            for part in _matrices(inputs, experts)
-        ]  # fmt: skip
+        parts = _of_each(
+            inputs,
+            experts,
+            lambda part: low_rank(part, rank=rank, total=_streamed(part).squared_norm(), transposed=transposed,
+                                  distribute=distribute, exact=exact, dtype=dtype, head=False),
+        )  # fmt: skip
         downs, ups, values, squares = zip(*parts, strict=True)
         sums = np.sqrt(sum(np.square(each, dtype=np.float64) for each in values)).astype(np.float32)
         return np.concatenate(downs), np.stack(ups, axis=2).reshape(len(ups[0]), -1), sums, np.sum(squares, axis=0)
@@ -91,16 +92,20 @@ def low_rank(
     return (down, up, *told, up.T, down.T) if head else (down, up, *told)
 
 
-def _matrices(inputs: Inputs, experts: int) -> Iterator[Inputs]:
-    """The inputs' matrices that lie one behind the other, in order."""
+def _of_each(inputs: Inputs, experts: int, function: Callable[[Inputs], T]) -> list[T]:
+    """`function` of the matrices that lie one behind the other in the inputs, perhaps on several threads, in order."""
     shape = inputs[0].shape[1:]
     size = math.prod(shape)
-    for begin in range(0, experts * size, size):
 
-        def shifted(source: Input, begin: int = begin) -> Input:
+    def of_one(span: tuple[int, int]) -> T:
+        begin = span[0] * size
+
+        def shifted(source: Input) -> Input:
             return Input(shape, lambda start, stop: source.read(begin + start, begin + stop))
 
-        yield Inputs(tuple(map(shifted, inputs.sources)), inputs.map, inputs.key)
+        return function(Inputs(tuple(map(shifted, inputs.sources)), map, inputs.key))
+
+    return list(inputs.map(of_one, [(number, number + 1) for number in range(experts)]))
 
 
 def _tall(inputs: Inputs) -> tuple[RowBlocks, bool]:

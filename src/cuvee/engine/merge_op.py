@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cuvee.derivations.registry import HELD_ELEMENTS
 from cuvee.engine.derive_op import derive_op
 from cuvee.engine.devices import Backend
 from cuvee.engine.files import ShardFiles
@@ -89,7 +90,8 @@ def _merge(op: TensorOp, work: Work, block_map: BlockMap[Any]) -> _Merge:
 def blocks_in(op: TensorOp, block_elements: int) -> int:
     """How many blocks an op has: what it can be shared out in."""
     if op.derivation is not None:
-        return len(ranges(op.sources[0].shape, "rows", GRAIN))
+        shape = op.sources[0].shape
+        return 1 if math.prod(shape) <= HELD_ELEMENTS else len(ranges(shape, "rows", GRAIN))
     return 1 if op.method is None else len(_spans(op, get_method(op.method), block_elements))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cuvee.derivations.factors import HELD_ELEMENTS, STREAMED_ELEMENTS
+from cuvee.derivations.factors import STREAMED_ELEMENTS
+from cuvee.derivations.registry import HELD_ELEMENTS
 from cuvee.engine.execute import EngineSettings
 from cuvee.errors import PlanError
 from cuvee.lora.options import ExtractOptions
