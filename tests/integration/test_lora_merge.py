@@ -15,7 +15,7 @@ from cuvee.lora.recipe import read_adapter_recipe
 from cuvee.lora_api import merge_lora
 from cuvee.options import MergeOptions
 from support.adapter_files import dense, factors, weighted_sum, write_adapter
-from support.checkpoints import read_file
+from support.checkpoints import read_file, write_tensors
 from support.pages import DOCS, blocks
 
 SIDES = {f"model.layers.{layer}.self_attn.{name}": sides for layer in (0, 1)
@@ -204,6 +204,34 @@ def test_what_cannot_be_merged_is_refused_by_name(tmp_path: Path, adapters: list
     assert "no checkpoint at" in refused(tmp_path, pair(tmp_path / "nowhere"))
     (adapters[1] / "adapter_config.json").write_text("{")
     assert "is not JSON" in refused(tmp_path, pair(adapters[1]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("method", "space"), [("concat", {}), ("ties", {"space": "core"}), ("ties", {"space": "knots"})]
+)
+def test_a_damaged_adapter_is_named(
+    tmp_path: Path, adapters: list[Path], method: str, space: dict[str, str], value: float
+) -> None:
+    file = adapters[1] / "adapter_model.safetensors"
+    tensors = read_file(file)
+    tensors[f"base_model.model.{O1}.lora_B.weight"][3, 1] = value
+    write_tensors(file, tensors)
+    models = [{"model": str(path), "parameters": {"weight": 1.0}} for path in adapters]
+    said = refused(tmp_path, {"merge_method": method, "models": models, "parameters": space})
+    name = f"base_model.model.{O1}.lora_A.weight"
+    assert said.startswith(f"{adapters[1]} holds values that are not finite, and {name!r} is made of them")
+    assert "1 NaN or infinite among 40" in said
+
+
+def test_keys_that_need_models_are_told_to_have_no_effect(tmp_path: Path, adapters: list[Path]) -> None:
+    recipe = {"merge_method": "concat", "models": [{"model": str(adapters[0])}], "base_model": "org/base",
+              "tokenizer_source": "union"}  # fmt: skip
+    warnings = merge_lora(recipe, tmp_path / "out").warnings
+    assert warnings == tuple(
+        f"recipe: {key} has no effect where adapters are merged with each other"
+        for key in ("base_model", "tokenizer_source")
+    )
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -80,8 +80,9 @@ def derived(
     sources: Sequence[Source],
     outputs: Sequence[Output],
     parameters: Mapping[str, ParameterValue],
+    models: Sequence[int] = (0, 1),
 ) -> TensorOp:
-    """An op that derives `outputs` of `sources`, without places in files."""
+    """An op that derives `outputs` of `sources`, which belong to `models`, without places in files."""
     first = outputs[0]
     return TensorOp(
         name=first.name,
@@ -90,7 +91,7 @@ def derived(
         shard=first.shard,
         offset=0,
         sources=tuple(sources),
-        models=tuple(range(len(sources))),
+        models=tuple(models)[: len(sources)],
         has_base=False,
         method=None,
         parameters=parameters,

@@ -87,7 +87,8 @@ def _module_op(recipe: AdapterRecipe, adapters: Sequence[Adapter], name: str, t:
         )
     outputs = _outputs(recipe, there[0][1], pairs, rank)
     sources = [source for pair in pairs for source in pair]
-    return derived(derivation, sources, outputs, {"rank": rank, **chosen})
+    owners = [index for index, module in enumerate(found) if module is not None for _ in "AB"]
+    return derived(derivation, sources, outputs, {"rank": rank, **chosen}, owners)
 
 
 def _check_parameters(recipe: AdapterRecipe, parameters: Mapping[str, object]) -> None:
