@@ -111,7 +111,8 @@ def _columns(matrix: sources.Stored, first: int, last: int, reader: sources.Read
     begin = first // wide * wide
     if last > begin + wide:
         return _gathered(matrix, first, last, reader)
-    kept = reader.keep((Transposed, threading.get_ident()), lambda: np.full(_KEPT, None, object))
+    nothing = sources.Constant(0, matrix.dtype, ())  # the bands are kept for all matrices of a tensor together
+    kept = reader.keep(nothing, ("bands", threading.get_ident()), lambda: np.full(_KEPT, None, object))
     band = next((slot[1] for slot in kept if slot is not None and slot[0] == (matrix, begin)), None)
     if band is None:
         band = _gathered(matrix, begin, min(begin + wide, columns), reader)
