@@ -1,11 +1,13 @@
 """Whether JSON that calls itself a tokenizer has the parts, of the types, that everything here relies on.
 
-Files come from strangers: a list where a table should be must end in a plain refusal. What tokens mean is not known here.
+Files come from strangers: a list where a table should be must end in a plain refusal. What tokens mean is not known
+here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 _MAX_ID = 1 << 30
@@ -40,7 +42,7 @@ def check_ids(ids: Mapping[str, Any]) -> None:
 
     """
     numbers = ids.values()
-    if {type(number) for number in numbers} <= {int} and (not ids or 0 <= min(numbers) <= max(numbers) < _MAX_ID):
+    if _all_are(numbers, int) and (not ids or 0 <= min(numbers) <= max(numbers) < _MAX_ID):
         return
     token = next(token for token, number in ids.items() if type(number) is not int or not 0 <= number < _MAX_ID)
     raise ValueError(f"token {token[:80]!r} has the id {str(ids[token])[:80]}")
@@ -53,10 +55,17 @@ def check_merges(merges: Any) -> None:
         ValueError: naming one that is no pair.
 
     """
-    for place, entry in enumerate(_typed(merges, list, "model.merges")):
+    entries = _typed(merges, list, "model.merges")
+    if _all_are(entries, list) and set(map(len, entries)) <= {2} and _all_are(chain.from_iterable(entries), str):
+        return  # as newer files are written, and told without a look at each
+    for place, entry in enumerate(entries):
         pair = entry.split(" ", 1) if isinstance(entry, str) else entry
-        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str)):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             raise ValueError(f"model.merges[{place}] is no pair of tokens")
+
+
+def _all_are(values: Iterable[Any], kind: type) -> bool:
+    return set(map(type, values)) <= {kind}
 
 
 def _check_added(entry: Any, name: str) -> None:
