@@ -54,7 +54,7 @@ def extended_model(
         return model
     model["vocab"] = own
     if "merges" in model:
-        for tokenizer in (start, *others):
+        for tokenizer in {id(each.document): each for each in (start, *others)}.values():
             _check_merges(tokenizer)
         model["merges"] = []
     return model
@@ -76,22 +76,25 @@ def merges(start: Tokenizer, own: Mapping[str, int], dropped: frozenset[str], ot
     """The merges of `start` and then the others', those whose pieces and result are among the tokens `own`."""
     written: list[Any] = start.document["model"]["merges"]
     prefix = len(start.document["model"].get("continuing_subword_prefix") or "")
-    pairs = dict.fromkeys(_pairs(written))
+    spaced = bool(written) and isinstance(written[0], str)
+    pairs = list(_pairs(written))
     if dropped:
-        pairs = _within(pairs, own, prefix)
+        pairs = [pair for pair in pairs if _is_within(pair, own, prefix)]
+    seen = set(pairs) if others else set()
     for other in others:
         if other.document is not start.document:
             theirs = dict.fromkeys(_pairs(other.document["model"].get("merges") or []))
-            pairs |= _within(theirs, own, prefix)
-    if written and isinstance(written[0], str) and not any(" " in part for pair in pairs for part in pair):
+            # First what is cheaply told: most merges of two large vocabularies are the same.
+            new = [pair for pair in theirs if pair not in seen and _is_within(pair, own, prefix)]
+            seen.update(new)
+            pairs += new
+    if spaced and not any(" " in part for pair in pairs for part in pair):
         return [" ".join(pair) for pair in pairs]
-    return list(pairs)
+    return pairs
 
 
-def _within(pairs: Mapping[_Pair, None], own: Mapping[str, int], prefix: int) -> dict[_Pair, None]:
-    return dict.fromkeys(
-        pair for pair in pairs if pair[0] in own and pair[1] in own and pair[0] + pair[1][prefix:] in own
-    )
+def _is_within(pair: _Pair, own: Mapping[str, int], prefix: int) -> bool:
+    return pair[0] in own and pair[1] in own and pair[0] + pair[1][prefix:] in own
 
 
 def _pairs(written: list[Any]) -> Iterator[_Pair]:
