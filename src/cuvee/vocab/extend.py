@@ -12,6 +12,7 @@ token, and would otherwise renumber them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import filterfalse
 from typing import Any
 
 from cuvee.errors import VocabularyError
@@ -83,9 +84,9 @@ def merges(start: Tokenizer, own: Mapping[str, int], dropped: frozenset[str], ot
     seen = set(pairs) if others else set()
     for other in others:
         if other.document is not start.document:
-            theirs = dict.fromkeys(_pairs(other.document["model"].get("merges") or []))
             # First what is cheaply told: most merges of two large vocabularies are the same.
-            new = [pair for pair in theirs if pair not in seen and _is_within(pair, own, prefix)]
+            theirs = filterfalse(seen.__contains__, _pairs(other.document["model"].get("merges") or []))
+            new = dict.fromkeys(pair for pair in theirs if _is_within(pair, own, prefix))
             seen.update(new)
             pairs += new
     if spaced and not any(" " in part for pair in pairs for part in pair):
