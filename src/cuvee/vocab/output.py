@@ -75,7 +75,7 @@ class OutputTokenizer:
         check_numbers(document, self.ids, self.added, self.start.name)
         return document
 
-    @property
+    @cached_property
     def text(self) -> str:
         """tokenizer.json.
 
