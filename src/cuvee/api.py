@@ -17,10 +17,11 @@ from cuvee.checking.structure import structure
 from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import MAX_THREADS, EngineSettings, shared_out
 from cuvee.engine.fetch import fetch, local_files
+from cuvee.engine.journal import may_go_on
 from cuvee.engine.probe import probe as measure
 from cuvee.engine.run import run
-from cuvee.engine.workplace import claim, reserved_bytes
-from cuvee.errors import OutputError
+from cuvee.engine.workplace import Workplace, claim, reserved_bytes
+from cuvee.errors import CuveeError, OutputError
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
@@ -30,6 +31,7 @@ from cuvee.progress import Progress, Silent
 from cuvee.publish.complete import complete, compose_config
 from cuvee.publish.pytorch import require_torch
 from cuvee.publish.side_files import choose_side_files
+from cuvee.publish.tokenizer import tokenizer_files
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
 from cuvee.views.opening import open_inputs
@@ -214,11 +216,16 @@ def _without_effect(recipe: Recipe) -> list[str]:
 
 
 @contextmanager
-def appearing(out: Path, *, overwrite: bool) -> Iterator[tuple[Path, str]]:
-    """A folder to fill, and the name that it gets; when the body is done it takes the place of `out`."""
+def going_on(out: Path, *, overwrite: bool) -> Iterator[Workplace]:
+    """A workplace where runs go on from what earlier ones left; when the body is done its folder replaces `out`."""
     target = _usable_output(out, overwrite=overwrite)
     with claim(target) as place:
-        yield place.fresh_folder(), target.name
+        try:
+            yield place
+        except CuveeError as error:
+            if not may_go_on(error):
+                place.forget()
+            raise
         place.publish()
 
 
@@ -261,7 +268,7 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
         copy_tokenizer=options.copy_tokenizer,
         trust_remote_code=options.trust_remote_code,
     )
-    compose_config(opened)
+    compose_config(opened, tokenizer_files(opened.vocabulary, base).config_edits)
     if not options.safe_serialization:
         require_torch()
 

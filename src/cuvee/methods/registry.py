@@ -57,6 +57,7 @@ def merge_method(
     scope: Scope = "elements",
     prepare: Callable[..., Any] | None = None,
     check: Callable[..., None] | None = None,
+    coefficients: Callable[..., tuple[float, ...]] | None = None,
     reference: str | None = None,
 ) -> Callable[[F], F]:
     """Registers the decorated function as the merge method `name` and gives it back unchanged.
@@ -70,6 +71,8 @@ def merge_method(
             is needed.
         prepare: `prepare(scan, *, some of the method's parameters)`, whose result the method's Prepared argument
             receives.
+        coefficients: `coefficients(*, some of the method's parameters)`, for a method that is nothing but the sum of
+            its inputs times a number each: these. The engine may then add inputs up before they are formed.
         reference: the paper.
 
     Raises:
@@ -86,6 +89,7 @@ def merge_method(
             scope=scope,
             prepare=prepare,
             check=check,
+            coefficients=coefficients,
             reference=reference,
         )
         if name in _HOMES and function.__module__ != _home(name):

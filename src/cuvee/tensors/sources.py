@@ -37,8 +37,8 @@ class Reader(Protocol):
         """Elements [start, stop) of a source, not to be changed: other sources may be made of them too."""
         ...
 
-    def keep(self, key: Hashable, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """What `make` gives, perhaps kept from an earlier call with this key; not to be changed."""
+    def keep(self, source: Source, what: Hashable, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """What `make` gives, perhaps kept from an earlier call about `what` of this source; not to be changed."""
         ...
 
 
@@ -115,6 +115,17 @@ class Joined:
     def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         """Elements [start, stop) as a fresh array of `dtype`."""
         fresh = np.empty(stop - start, dtype)
+        widths = [math.prod(piece.shape[self.axis :]) for piece in self.pieces]
+        row = sum(widths)
+        if row and start % row == 0 == stop % row:
+            table, position = fresh.reshape(-1, row), 0
+            for piece, width in zip(self.pieces, widths, strict=True):
+                if not width:
+                    continue
+                values = piece.read(start // row * width, stop // row * width, reader, dtype)
+                table[:, position : position + width] = values.reshape(-1, width)
+                position += width
+            return fresh
         for piece, position, lower, upper in self._runs(start, stop):
             begin = position - start
             fresh[begin : begin + upper - lower] = piece.read(lower, upper, reader, dtype)
@@ -140,7 +151,7 @@ class Joined:
 class Constant:
     """One value all over, known without reading a file."""
 
-    value: int
+    value: int | float
     dtype: str
     shape: tuple[int, ...]
     kind: Literal["constant"] = "constant"
@@ -164,10 +175,11 @@ from cuvee.tensors.deltas import Hadamard, Kronecker, LowRank  # noqa: E402
 from cuvee.tensors.dequantised import Dequantised  # noqa: E402
 from cuvee.tensors.parts import Part, Reshaped  # noqa: E402
 from cuvee.tensors.rows import RowMean, Rows  # noqa: E402
+from cuvee.tensors.transposed import Transposed  # noqa: E402
 from cuvee.tensors.updates import Added, Renormed, RowsReplaced, Run, Scaled  # noqa: E402
 
 Source = Union[  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
-    Stored, Joined, Constant, Rows, RowMean, Part, Reshaped, Dequantised,
+    Stored, Joined, Constant, Rows, RowMean, Part, Reshaped, Transposed, Dequantised,
     LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run,
 ]  # fmt: skip
 """Any node; `kind` tells them apart in JSON."""
@@ -197,11 +209,11 @@ def _is_source(value: object) -> bool:
 
 def is_verbatim(source: Source) -> bool:
     """Whether copying a source is exact: its values are stored, or it rounds them to their dtype once by itself."""
-    kinds = (Stored, Joined, Constant, Part, Reshaped, Dequantised)
+    kinds = (Stored, Joined, Constant, Part, Reshaped, Transposed, Dequantised)
     return isinstance(source, kinds) and all(map(is_verbatim, source.children))
 
 
 def grain_of(source: Source) -> int:
     """Ranges of a source that start at multiples of this many elements cost least."""
-    own = source.grain if isinstance(source, LowRank) else 1
+    own = source.grain if isinstance(source, (LowRank, Transposed)) else 1
     return max((own, *map(grain_of, source.children)))
