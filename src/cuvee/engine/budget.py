@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from cuvee.engine.partition import row_length
 from cuvee.errors import PlanError
 from cuvee.methods.registry import get_method
+from cuvee.numerics.kept import AFFORDABLE
 from cuvee.numerics.scan import grain_of
 from cuvee.numerics.select import most_bytes
 from cuvee.planning.ops import Plan, TensorOp
 
 _PROCESS_BYTES = 24 << 20  # anonymous memory of an interpreter with NumPy and Cuvee loaded, measured
 _SMALLEST_BLOCK = 1 << 12
-_REMEMBERED_ELEMENTS = 1 << 23  # of tensors up to here some methods keep a byte an element and model between two passes
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ def _need(op: TensorOp) -> _Need:
     if spec.prepare is None:
         return _Need(element, element * least, 0)
     grain = min(max(grain_of(len(op.sources)), least), op.size)  # fixed, so that sums do not depend on the budget
+    kept = spec.keeps * op.size if op.size <= AFFORDABLE else 0
     if spec.wants != "deltas":
-        return _Need(element, element * grain, 0)
+        return _Need(element, element * grain + kept, 0)
     masked = len(op.sources) - op.has_base
-    masks = masked * op.size if op.size <= _REMEMBERED_ELEMENTS else 0
-    return _Need(element, element * grain + masks, most_bytes(op.size, masked))
+    masks = masked * op.size if op.size <= AFFORDABLE else 0  # a byte an element and model, between scan and merge
+    return _Need(element, element * grain + max(masks, kept), most_bytes(op.size, masked))
 
 
 def _too_small(plan: Plan, tensor: str, needed: int, memory: int, processes: int) -> PlanError:

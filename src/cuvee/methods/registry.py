@@ -34,6 +34,7 @@ def merge_method(
     prepare: Callable[..., Any] | None = None,
     check: Callable[..., None] | None = None,
     reference: str | None = None,
+    keeps: int = 0,
 ) -> Callable[[F], F]:
     """Registers the decorated function as the merge method `name` and gives it back unchanged.
 
@@ -47,6 +48,8 @@ def merge_method(
         prepare: `prepare(scan, *, some of the method's parameters)`, whose result the method's Prepared argument
             receives.
         reference: the paper.
+        keeps: bytes an element that `prepare` takes if it keeps scores of tensors of up to `AFFORDABLE` elements, for
+            the memory budget.
 
     Raises:
         MethodError: if the signature cannot be read or the name is taken.
@@ -63,6 +66,7 @@ def merge_method(
             prepare=prepare,
             check=check,
             reference=reference,
+            keeps=keeps,
         )
         known = _specs.get(name)
         if known is not None and known.apply.__module__ != function.__module__:

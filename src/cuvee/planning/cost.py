@@ -56,7 +56,8 @@ def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_e
     """
     widest = max((len(op.sources) for op in plan.ops), default=1)
     merged = [op for op in plan.ops if op.method is not None]
-    lane = machine.lane_bytes if machine.probed else block_elements * 4 * (2 * widest + 5) * bool(merged)
+    block = min(block_elements, max((op.size for op in merged), default=0))
+    lane = machine.lane_bytes if machine.probed else block * 4 * (2 * widest + 5)
     reading = sum(op.bytes_read for op in merged) / machine.read
     writing = sum(op.nbytes for op in merged) / machine.write
     busy = max((core_seconds(merged, machine) + reading + writing) / machine.cores, reading, writing)
@@ -64,7 +65,7 @@ def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_e
     return Cost(
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
-        peak_memory=(processes + (processes > 1)) * machine.process_bytes + machine.cores * lane,
+        peak_memory=machine.process_bytes + (processes > 1) * processes * machine.worker_bytes + machine.cores * lane,
         disk_free=disk.free_bytes(out.absolute()),
         seconds=_START_SECONDS + (busy + copied) / machine.nodes,
         machine=machine,

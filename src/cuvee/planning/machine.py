@@ -34,8 +34,9 @@ class Machine:
         cores: of one node.
         nodes: how many machines share the merge.
         seconds: on one core, for an element of each kind of op that was measured.
-        process_bytes: memory of a process before it merges.
-        lane_bytes: memory that each further thread at work takes; 0 if it was not measured.
+        process_bytes: memory of the first process before it merges.
+        worker_bytes: memory of each process that it forks, before that merges.
+        lane_bytes: memory that each thread at work takes; 0 if it was not measured.
         probed: whether this machine was measured.
 
     """
@@ -46,7 +47,8 @@ class Machine:
     cores: int = 2
     nodes: int = 1
     seconds: Mapping[Kind, float] = field(default_factory=dict)
-    process_bytes: int = 45 << 20
+    process_bytes: int = 42 << 20
+    worker_bytes: int = 38 << 20
     lane_bytes: int = 0
     probed: bool = False
 

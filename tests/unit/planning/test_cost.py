@@ -91,9 +91,15 @@ def test_memory_grows_with_models_cores_and_blocks_and_not_with_tensors() -> Non
 
 
 def test_measured_memory_stands_before_reckoned() -> None:
-    measured = Machine(cores=3, process_bytes=1000, lane_bytes=10, probed=True)
-    assert cost(plan("ties"), measured, processes=2).peak_memory == 3030
+    measured = Machine(cores=3, process_bytes=1000, worker_bytes=500, lane_bytes=10, probed=True)
+    assert cost(plan("ties"), measured).peak_memory == 1030
+    assert cost(plan("ties"), measured, processes=2).peak_memory == 2030
     assert cost(plan(None), Machine(process_bytes=1000)).peak_memory == 1000
+
+
+def test_no_block_is_larger_than_the_largest_tensor() -> None:
+    bare = Machine(cores=1, process_bytes=1000)
+    assert cost(plan("linear", inputs=2, elements=100), bare).peak_memory == 1000 + 100 * 4 * 9
 
 
 def test_a_disk_that_is_too_small_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
