@@ -34,10 +34,11 @@ from cuvee.planning.ops import Plan, TensorOp
 from cuvee.tensors import disk
 
 _TINY_ELEMENTS = 1 << 22  # a plan smaller than this is done sooner than it is measured
+_MOST_START_SECONDS = 1.0  # a process that has lived for long did more than start
 _KINDS = 3  # kinds of op that are run; the rest of a plan is small
 _FIRST, _MOST = 1 << 19, 1 << 23  # elements of the first and of the largest sample, for each thread
 _ENOUGH_SECONDS = 0.15
-_CHUNK, _CHUNKS = 1 << 20, 48
+_CHUNK, _CHUNKS = 1 << 20, 128
 
 
 def probe(plan: Plan, out: Path, settings: EngineSettings, located: Mapping[str, Path]) -> Machine:
@@ -57,13 +58,11 @@ def probe(plan: Plan, out: Path, settings: EngineSettings, located: Mapping[str,
     found = footprint(plan, main, settings)  # first, while this process is what a merge's would be
     keep_freed_blocks(settings.worker_threads)
     files = [path for path in located.values() if path.is_file()]
-    read = _reading(files)
-    written, copied = _writing(out, files)
+    rates: dict[str, Any] = {"read": _reading(files), **_writing(out, files)}
     return replace(
         machine,
-        read=read or machine.read,
-        write=written or machine.write,
-        copy=copied or machine.copy,
+        **{name: rate for name, rate in rates.items() if rate},
+        start_seconds=min(time.process_time(), _MOST_START_SECONDS),
         seconds=_arithmetic(main, settings),
         process_bytes=(found.process or machine.process_bytes) + found.surveying,
         worker_bytes=found.worker or machine.worker_bytes,
@@ -92,24 +91,24 @@ def _offsets(path: Path) -> Iterator[int]:
         yield from (room * i // 12 for i in range(12))
 
 
-def _writing(out: Path, files: Sequence[Path]) -> tuple[float, float]:
-    """Bytes a second into a new file beside the output, written and copied; 0 where that cannot be."""
+def _writing(out: Path, files: Sequence[Path]) -> dict[str, float]:
+    """Bytes a second into a new file beside the output: written, made durable, and copied, where these can be."""
     source = next((path for path in files if path.stat().st_size >= _CHUNK * _CHUNKS), None)
+    rates: dict[str, float] = {}
+    data = memoryview(np.random.default_rng(0).bytes(_CHUNK))
     try:
-        with _scratch(out) as path:
-            descriptor = disk.open_to_write(path)
-            try:
-                data = memoryview(np.random.default_rng(0).bytes(_CHUNK))
-                written = _rate(lambda at: disk.write_at(descriptor, data, at, path))
-                if source is None:
-                    return written, 0.0
-                with disk.descriptor_of(source) as reading:
-                    copy = partial(disk.copy_range, reading, target=descriptor, name=source.name, path=path)
-                    return written, _rate(lambda at: copy(start=at, offset=at, count=_CHUNK))
-            finally:
-                os.close(descriptor)
+        with _scratch(out) as (path, descriptor):
+            rates["write"] = _rate(lambda at: disk.write_at(descriptor, data, at, path))
+            begin = time.perf_counter()
+            disk.sync(descriptor, path)
+            rates["durable"] = _CHUNK * _CHUNKS / (time.perf_counter() - begin)
+        if source is not None:
+            with _scratch(out) as (path, descriptor), disk.descriptor_of(source) as reading:
+                copy = partial(disk.copy_range, reading, target=descriptor, name=source.name, path=path)
+                rates["copy"] = _rate(lambda at: copy(start=at, offset=at, count=_CHUNK))
     except (CuveeError, OSError):  # a place that cannot be written to is told when the merge starts
-        return 0.0, 0.0
+        return rates
+    return rates
 
 
 def _rate(step: Callable[[int], Any]) -> float:
@@ -120,7 +119,7 @@ def _rate(step: Callable[[int], Any]) -> float:
 
 
 @contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
+def _scratch(out: Path) -> Iterator[tuple[Path, int]]:
     folder = out.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -130,7 +129,11 @@ def _scratch(out: Path) -> Iterator[Path]:
     try:
         path.unlink()
         disk.preallocate(path, b"", _CHUNK * _CHUNKS)
-        yield path
+        descriptor = disk.open_to_write(path)
+        try:
+            yield path, descriptor
+        finally:
+            os.close(descriptor)
     finally:
         path.unlink(missing_ok=True)
 

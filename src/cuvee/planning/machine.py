@@ -30,7 +30,9 @@ class Machine:
     Attributes:
         read: bytes a second that its storage delivers.
         write: bytes a second that its storage takes.
+        durable: bytes a second of what was written that reach the disk.
         copy: bytes a second that the kernel copies between files.
+        start_seconds: of a process before it merges: an interpreter with NumPy and Cuvee, and the plan.
         cores: of one node.
         nodes: how many machines share the merge.
         seconds: on one core, for an element of each kind of op that was measured.
@@ -43,7 +45,9 @@ class Machine:
 
     read: float = 2.5e9
     write: float = 1.2e9
+    durable: float = 1.5e9
     copy: float = 1.5e9
+    start_seconds: float = 0.5
     cores: int = 2
     nodes: int = 1
     seconds: Mapping[Kind, float] = field(default_factory=dict)
@@ -61,6 +65,8 @@ def other(machine: Machine, text: str) -> Machine:
 
     """
     facts: dict[str, Any] = dict(parse_machine(text))
+    if "write" in facts:
+        facts["durable"] = facts["write"]
     return replace(machine, **facts)
 
 
