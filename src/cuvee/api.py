@@ -145,6 +145,7 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
         CuveeError: if any of it cannot be.
 
     """
+    begin = time.thread_time()
     loaded, warnings = load_recipe(recipe, strict=options.strict, trust_remote_code=options.trust_remote_code)
     checkpoints = open_inputs(loaded, options)
     settings = PlanSettings(
@@ -156,7 +157,7 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
     vocabulary = with_one_vocabulary(loaded, checkpoints, options)
     warnings = (*warnings, *_without_effect(loaded), *vocabulary.warnings)
     plan = build_plan(loaded, vocabulary.checkpoints, settings, warnings)
-    return Opened(loaded, vocabulary.checkpoints, plan, vocabulary.output)
+    return Opened(loaded, vocabulary.checkpoints, plan, vocabulary.output, time.thread_time() - begin)
 
 
 def engine_settings(options: MergeOptions) -> EngineSettings:
@@ -202,6 +203,7 @@ def cost(
         machine=other(here, machine) if machine else here,
         processes=settings.processes if wanted.cores == here.cores else -(-wanted.cores // MAX_THREADS),
         block_elements=NumpyBackend.block_elements,
+        opening=opened.seconds,
     )
 
 

@@ -34,7 +34,6 @@ from cuvee.planning.ops import Plan, TensorOp
 from cuvee.tensors import disk
 
 _TINY_ELEMENTS = 1 << 22  # a plan smaller than this is done sooner than it is measured
-_MOST_START_SECONDS = 1.0  # a process that has lived for long did more than start
 _KINDS = 3  # kinds of op that are run; the rest of a plan is small
 _FIRST, _MOST = 1 << 19, 1 << 23  # elements of the first and of the largest sample, for each thread
 _ENOUGH_SECONDS = 0.15
@@ -62,7 +61,6 @@ def probe(plan: Plan, out: Path, settings: EngineSettings, located: Mapping[str,
     return replace(
         machine,
         **{name: rate for name, rate in rates.items() if rate},
-        start_seconds=min(time.process_time(), _MOST_START_SECONDS),
         seconds=_arithmetic(main, settings),
         process_bytes=(found.process or machine.process_bytes) + found.surveying,
         worker_bytes=found.worker or machine.worker_bytes,

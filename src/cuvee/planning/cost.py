@@ -40,7 +40,9 @@ class Cost:
     machine: Machine
 
 
-def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_elements: int) -> Cost:
+def estimate(
+    plan: Plan, out: Path, *, machine: Machine, processes: int, block_elements: int, opening: float = 0.0
+) -> Cost:
     """What running `plan` into `out` will take.
 
     A core that reads or writes does not compute meanwhile, and storage is no faster for having more of them; copies are
@@ -54,6 +56,7 @@ def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_e
         machine: where it runs, all its cores at work.
         processes: that share a node's cores.
         block_elements: elements that a thread looks at together.
+        opening: seconds that reading headers and tokenizers and making the plan takes.
 
     """
     widest = max((len(op.sources) for op in plan.ops), default=1)
@@ -72,7 +75,7 @@ def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_e
         bytes_written=plan.bytes_written,
         peak_memory=machine.process_bytes + (processes > 1) * processes * machine.worker_bytes + machine.cores * lane,
         disk_free=disk.free_bytes(out.absolute()),
-        seconds=machine.start_seconds + _END_SECONDS + (busy + last + copying) / machine.nodes,
+        seconds=machine.start_seconds + opening + _END_SECONDS + (busy + last + copying) / machine.nodes,
         machine=machine,
     )
 

@@ -32,7 +32,7 @@ class Machine:
         write: bytes a second that its storage takes.
         durable: bytes a second of what was written that reach the disk.
         copy: bytes a second that the kernel copies between files.
-        start_seconds: of a process before it merges: an interpreter with NumPy and Cuvee, and the plan.
+        start_seconds: until an interpreter has NumPy and Cuvee loaded.
         cores: of one node.
         nodes: how many machines share the merge.
         seconds: on one core, for an element of each kind of op that was measured.
@@ -47,7 +47,7 @@ class Machine:
     write: float = 1.2e9
     durable: float = 1.5e9
     copy: float = 1.5e9
-    start_seconds: float = 0.5
+    start_seconds: float = 0.45
     cores: int = 2
     nodes: int = 1
     seconds: Mapping[Kind, float] = field(default_factory=dict)
