@@ -13,7 +13,6 @@ from cuvee.planning.ops import Plan, TensorOp
 from cuvee.tensors import disk
 
 _END_SECONDS = 0.1  # the files beside the weights, the check of headers, the rename
-_LAST_BYTES = 256 << 20  # of what is written, so much is still to be made durable when the last block is
 # Nanoseconds an element and model on one core, where nothing was measured.
 _NS_READ, _NS_APPLY, _NS_SCAN = 0.4, 0.6, 1.6
 
@@ -47,7 +46,7 @@ def estimate(
 
     A core that reads or writes does not compute meanwhile, and storage is no faster for having more of them; copies are
     the kernel's work alone, and wait while what was copied before goes to the disk. What is merged goes there
-    meanwhile, but for the last of it.
+    meanwhile.
     Every node does its share of all of them.
 
     Args:
@@ -67,7 +66,6 @@ def estimate(
     written = sum(op.nbytes for op in merged)
     writing, durable = written / machine.write, written / machine.durable
     busy = max((core_seconds(merged, machine) + reading + writing) / machine.cores, reading, writing, durable)
-    last = min(written, _LAST_BYTES) / machine.durable
     copied = sum(op.nbytes for op in plan.ops if op.method is None and op.derivation is None)
     copying = copied / machine.copy + copied / machine.durable
     return Cost(
@@ -75,7 +73,7 @@ def estimate(
         bytes_written=plan.bytes_written,
         peak_memory=machine.process_bytes + (processes > 1) * processes * machine.worker_bytes + machine.cores * lane,
         disk_free=disk.free_bytes(out.absolute()),
-        seconds=machine.start_seconds + opening + _END_SECONDS + (busy + last + copying) / machine.nodes,
+        seconds=machine.start_seconds + opening + _END_SECONDS + (busy + copying) / machine.nodes,
         machine=machine,
     )
 
