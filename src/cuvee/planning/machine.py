@@ -45,9 +45,9 @@ class Machine:
 
     read: float = 2.5e9
     write: float = 1.2e9
-    durable: float = 1.5e9
+    durable: float = 2e9
     copy: float = 1.5e9
-    start_seconds: float = 0.45
+    start_seconds: float = 0.5
     cores: int = 2
     nodes: int = 1
     seconds: Mapping[Kind, float] = field(default_factory=dict)
