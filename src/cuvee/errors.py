@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from typing_extensions import Self
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 CONTINUE_WITH = "continue_with"
 """The fact that names an option with which the same command would go on; its raiser knows of one."""

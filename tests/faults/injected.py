@@ -23,7 +23,7 @@ from huggingface_hub import constants
 import cuvee
 from cuvee import MergeOptions
 from cuvee.errors import CheckpointError, CuveeError, OutputError
-from cuvee.tensors import hub as hub_module
+from cuvee.tensors import hub_refusals
 from faults.harness import Tally, files_of, loads
 from support.hub_server import HubServer, use_hub
 from support.tiny_models import Family, make_llama, recipe
@@ -209,7 +209,7 @@ def bad_line(faults: dict[str, Any], folder: Path) -> Tally:
     right, tally = merged(RECIPES["ties"], family, folder / "right" / "out"), Tally(trials=1)
     with (
         HubServer() as server,
-        mock.patch.object(hub_module, "_WAITS_SECONDS", (0.01, 0.01, 0.01)),
+        mock.patch.object(hub_refusals, "_WAITS_SECONDS", (0.01, 0.01, 0.01)),
         ExitStack() as stack,
     ):
         # What comes of the last chunk before a break is lost, and a real one is larger than these models.

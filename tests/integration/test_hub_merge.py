@@ -133,9 +133,9 @@ def test_revisions_are_told_apart(hub: HubServer, family: Family, tmp_path: Path
 def test_download_that_breaks_off_leaves_no_output(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cuvee.tensors import hub as ours
+    from cuvee.tensors import hub_refusals
 
-    monkeypatch.setattr(ours, "_WAITS_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(hub_refusals, "_WAITS_SECONDS", (0.0, 0.0, 0.0))
     cuvee.plan(TEXT)
     hub.faults.drop_after = 20_000
     with pytest.raises(SourceError, match="vineyard/"):

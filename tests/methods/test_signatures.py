@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal
 
 import pytest
@@ -134,3 +135,21 @@ def test_every_method_explains_itself_and_its_parameters() -> None:
         spec = get_method(name)
         assert spec.summary.endswith("."), name
         assert all(parameter.help for parameter in spec.parameters.values()), name
+
+
+def test_every_method_of_cuvee_has_its_home_in_the_table() -> None:
+    registry._load_own()
+    homes = {name: spec.apply.__module__ for name, spec in registry._specs.items()}
+    own = {name: home for name, home in homes.items() if home.startswith("cuvee.methods.")}
+    assert own == {name: registry._home(name) for name in registry._HOMES}
+
+
+def test_the_name_of_a_method_of_cuvee_is_taken_before_that_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry._load_own()
+    home = registry._specs.pop("della").apply.__module__
+    monkeypatch.delitem(sys.modules, home)
+    with pytest.raises(MethodError, match="two merge methods are called 'della'"):
+
+        @merge_method("della", base="none", models=(1, None))
+        def della(weights: Weights) -> int:
+            return len(weights)

@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 something the user can mend, 1 a fault of Cuvee's own, 130
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import signal
@@ -31,7 +32,16 @@ def mergekit_extract_lora() -> None:
     _run(["lora", "extract", *sys.argv[1:]], "mergekit-extract-lora")
 
 
+def _prepare_process() -> None:
+    """Sets what only the owner of a process may: nothing here changes a byte of a result."""
+    # The engine runs BLAS with one thread a worker; started with more, NumPy takes a tenth of a second longer to load.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # What imports and plans allocate stays: looking through it for garbage after every 700 objects finds none.
+    gc.set_threshold(20_000, 20, 20)
+
+
 def _run(arguments: list[str] | None, program: str) -> None:
+    _prepare_process()
     import click
 
     from cuvee.cli.app import app

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from typing_extensions import Self
 
 from cuvee.planning.ops import Shard
 from cuvee.tensors import disk
 from cuvee.tensors.sources import Extent
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def create_shards(folder: Path, shards: Sequence[Shard]) -> None:

@@ -6,14 +6,14 @@ known here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from hashlib import blake2b
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from cuvee.engine.execute import EngineSettings
@@ -22,7 +22,6 @@ from cuvee.methods.registry import get_method
 from cuvee.planning.ops import Plan
 
 Identity = dict[str, Any]
-_Digest = Any  # hashlib gives its objects no public name
 
 
 def identity_of(plan: Plan, recipe_text: str, locate: Mapping[str, Path], settings: EngineSettings) -> Identity:
@@ -37,7 +36,7 @@ def identity_of(plan: Plan, recipe_text: str, locate: Mapping[str, Path], settin
     """
     return {
         "version": plan.version,
-        "libraries": {name: metadata.version(name) for name in ("numpy", "ml_dtypes")},
+        "libraries": {module.__name__: module.__version__ for module in (np, ml_dtypes)},
         "device": _kinds(settings.devices),
         "allow_nonfinite": settings.allow_nonfinite,
         "recipe": _digest(recipe_text),
@@ -112,28 +111,43 @@ def _source_of(method: str) -> str:
 
 
 def _digest(value: Any) -> str:
-    digest = blake2b(digest_size=16)
-    _feed(digest, value)
-    return digest.hexdigest()
+    parts: list[bytes] = []
+    _spell(value, parts.append)
+    return blake2b(b"".join(parts), digest_size=16).hexdigest()
 
 
-def _feed(digest: _Digest, value: Any) -> None:
-    """Adds a value to a hash, so that equal values add the same and others something else."""
+def _spell(value: Any, put: Callable[[bytes], None]) -> None:
+    """Spells a value out, so that equal values give the same bytes and others something else."""
+    kind = type(value)
+    if kind is str:
+        text = value.encode()
+        put(b"str:%d:%s" % (len(text), text))
+    elif kind is int:
+        put(b"int:%d," % value)
+    elif kind is tuple:
+        put(b"(%d:" % len(value))
+        for part in value:
+            _spell(part, put)
+    elif is_dataclass(kind):
+        put(kind.__name__.encode())
+        put(b"(")
+        for name in _field_names(kind):
+            _spell(getattr(value, name), put)
+    else:
+        _spell_other(value, put)
+
+
+def _spell_other(value: Any, put: Callable[[bytes], None]) -> None:
     if value is None or isinstance(value, (str, int, float, bytes, Path)):
-        text = value.encode() if isinstance(value, str) else repr(value).encode()
-        digest.update(b"%s:%d:%s" % (type(value).__name__.encode(), len(text), text))
+        text = repr(value).encode()
+        put(b"%s:%d:%s" % (type(value).__name__.encode(), len(text), text))
     elif isinstance(value, np.ndarray):
-        _feed(digest, (value.dtype.str, value.shape))
-        digest.update(np.ascontiguousarray(value).tobytes())
-    elif is_dataclass(value) and not isinstance(value, type):
-        _feed(digest, (type(value).__name__, *(getattr(value, name) for name in _field_names(type(value)))))
+        _spell((value.dtype.str, value.shape), put)
+        put(np.ascontiguousarray(value).tobytes())
     elif isinstance(value, Mapping):
-        _feed(digest, tuple(sorted(value.items())))
+        _spell(tuple(sorted(value.items())), put)
     elif isinstance(value, Iterable):
-        parts = tuple(value)
-        digest.update(b"(%d:" % len(parts))
-        for part in parts:
-            _feed(digest, part)
+        _spell(tuple(value), put)
     else:
         raise TypeError(f"a plan holds a {type(value).__name__}, which cannot be told from another of its kind")
 

@@ -16,10 +16,8 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
-
-from typing_extensions import Self
 
 from cuvee.engine.files import shard_header
 from cuvee.engine.identity import Identity, difference
@@ -27,6 +25,9 @@ from cuvee.errors import CONTINUE_WITH, CuveeError, OutputError
 from cuvee.planning.ops import Plan, Shard, TensorOp
 from cuvee.progress import Progress
 from cuvee.tensors import disk
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _EVERY_SECONDS = 1.0
 _EVERY_BYTES = 1 << 30

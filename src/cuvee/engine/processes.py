@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from cuvee.engine.execute import EngineSettings
 
 _GUARD_SECONDS = 0.1
-_CHUNK_SHARE = 16  # chunks a process: enough to even out, few enough that starting one costs nothing
-_LARGEST_CHUNK = 512 << 20  # bytes read: progress is told, and an interruption minded, after each
+_CHUNK_SHARE = 8  # a chunk is this part of what is left for each process: the last ones even out
+_SMALLEST_CHUNK = 16 << 20  # bytes read: starting one should cost next to nothing
+_LARGEST_CHUNK = 512 << 20  # progress is told, and an interruption minded, after each
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,17 @@ def can_fork() -> bool:
 
 
 def _chunks(ops: Sequence[TensorOp], processes: int) -> list[tuple[TensorOp, ...]]:
-    """Ops in chunks of about equal cost, the largest first, so that none is left over at the end."""
-    target = min(sum(op.bytes_read for op in ops) // (processes * _CHUNK_SHARE), _LARGEST_CHUNK) + 1
+    """Ops in chunks, the largest ops first, and ever smaller chunks, so that all processes end at about one time."""
+    left = sum(op.bytes_read for op in ops)
     chunks: list[list[TensorOp]] = []
-    filled = target
+    room = 0
     for op in sorted(ops, key=lambda op: -op.bytes_read):
-        if filled >= target:
+        if room <= 0:
             chunks.append([])
-            filled = 0
+            room = min(max(left // (processes * _CHUNK_SHARE), _SMALLEST_CHUNK), _LARGEST_CHUNK)
         chunks[-1].append(op)
-        filled += op.bytes_read
+        room -= op.bytes_read
+        left -= op.bytes_read
     return [tuple(chunk) for chunk in chunks]
 
 

@@ -29,7 +29,7 @@ from cuvee.publish.side_files import choose_tokenizer_files, copy_side_files
 from cuvee.recipe.load import load_recipe
 from cuvee.tensors import disk
 from cuvee.tensors.checkpoint import Checkpoint
-from cuvee.tensors.hub import open_location
+from cuvee.tensors.places import open_location
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.opening import open_inputs
 

@@ -17,10 +17,34 @@ from cuvee.methods.spec import Base, MethodSpec, Scope, read_signature
 from cuvee.methods.stages import with_stages
 
 F = TypeVar("F", bound=Callable[..., Any])
-_BUILT_IN = (
-    "linear", "passthrough", "slerp", "nuslerp", "sphere", "task_arithmetic", "ties", "dare", "della", "breadcrumbs",
-    "sce", "model_stock", "nearswap", "arcee_fusion", "ram", "magmax", "tall", "norms", "geometric_median",
-)  # fmt: skip
+_HOMES = {
+    "linear": "linear",
+    "passthrough": "passthrough",
+    "slerp": "slerp",
+    "nuslerp": "nuslerp",
+    "multislerp": "sphere",
+    "karcher": "sphere",
+    "task_arithmetic": "task_arithmetic",
+    "ties": "ties",
+    "dare_linear": "dare",
+    "dare_ties": "dare",
+    "della": "della",
+    "della_linear": "della",
+    "breadcrumbs": "breadcrumbs",
+    "breadcrumbs_ties": "breadcrumbs",
+    "sce": "sce",
+    "model_stock": "model_stock",
+    "nearswap": "nearswap",
+    "arcee_fusion": "arcee_fusion",
+    "ram": "ram",
+    "ramplus_tl": "ram",
+    "magmax": "magmax",
+    "consensus": "tall",
+    "metagpt": "norms",
+    "nan": "norms",
+    "geometric_median": "geometric_median",
+}
+"""Cuvee's methods in the order of the documentation, and their modules: a merge loads the one that it needs."""
 _specs: dict[str, MethodSpec] = {}
 _broken: dict[str, str] = {}  # plug-ins that could not be loaded, and why
 
@@ -68,6 +92,8 @@ def merge_method(
             reference=reference,
             keeps=keeps,
         )
+        if name in _HOMES and function.__module__ != _home(name):
+            importlib.import_module(_home(name))  # so that a second method of this name is refused below
         known = _specs.get(name)
         if known is not None and known.apply.__module__ != function.__module__:
             raise MethodError(
@@ -87,9 +113,12 @@ def get_method(name: str) -> MethodSpec:
     Raises:
         MethodError: if there is none; it names the nearest.
     """
+    if name not in _specs and name in _HOMES:
+        importlib.import_module(_home(name))
+    if name in _specs:
+        return _specs[name]
     _load_own()
-    if name not in _specs:
-        _load_others()
+    _load_others()
     if name in _specs:
         return _specs[name]
     near = difflib.get_close_matches(name.replace("-", "_").lower(), _specs, n=1)
@@ -111,15 +140,17 @@ def method_names() -> tuple[str, ...]:
     """All known methods: Cuvee's in the order of its documentation, then others'."""
     _load_own()
     _load_others()
-    homes = [f"cuvee.methods.{module}" for module in _BUILT_IN]  # whichever was imported first
-    own = {name: homes.index(spec.apply.__module__) for name, spec in _specs.items() if spec.apply.__module__ in homes}
-    return (*sorted(own, key=own.__getitem__), *(name for name in _specs if name not in own))
+    return (*_HOMES, *(name for name in _specs if name not in _HOMES))
+
+
+def _home(name: str) -> str:
+    return f"cuvee.methods.{_HOMES[name]}"
 
 
 @cache
 def _load_own() -> None:
-    for module in _BUILT_IN:
-        importlib.import_module(f"cuvee.methods.{module}")
+    for name in _HOMES:
+        importlib.import_module(_home(name))
 
 
 @cache

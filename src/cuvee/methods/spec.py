@@ -125,29 +125,7 @@ def read_signature(
         MethodError: for an argument whose meaning or type is not understood.
 
     """
-    hints = get_type_hints(function, include_extras=True)
-    wants: Wants | None = None
-    takes_prepared = False
-    over: str | None = None
-    parameters: dict[str, Parameter] = {}
-    docs = _argument_docs(function.__doc__ or "")
-    for argument in inspect.signature(function).parameters.values():
-        hint = hints.get(argument.name)
-        role = _role(hint)
-        if role in ("weights", "deltas"):
-            wants = typing.cast("Wants", role)
-        elif role == "prepared":
-            takes_prepared = True
-        else:
-            parameter = _parameter(name, argument, hint, docs.get(argument.name, ""))
-            parameters[parameter.name] = parameter
-            over = argument.name if role == "over" else over
-    if wants is None:
-        raise MethodError(
-            f"method {name!r} does not say what it takes",
-            expected="a first argument annotated Weights or Deltas",
-            method=name,
-        )
+    wants, takes_prepared, over, parameters = _read_arguments(function, name)
     if takes_prepared != (prepare is not None):
         raise MethodError(f"method {name!r} must have both `prepare=` and a Prepared argument, or neither", method=name)
     if over is not None and (prepare is None or scope != "elements"):
@@ -175,6 +153,34 @@ def read_signature(
         doc=text,
         reference=reference,
     )
+
+
+def _read_arguments(function: Callable[..., Any], name: str) -> tuple[Wants, bool, str | None, dict[str, Parameter]]:
+    """What a method wants; whether it takes something prepared; over which argument; and what recipes may set."""
+    hints = get_type_hints(function, include_extras=True)
+    docs = _argument_docs(function.__doc__ or "")
+    wants: Wants | None = None
+    takes_prepared = False
+    over: str | None = None
+    parameters: dict[str, Parameter] = {}
+    for argument in inspect.signature(function).parameters.values():
+        hint = hints.get(argument.name)
+        role = _role(hint)
+        if role in ("weights", "deltas"):
+            wants = typing.cast("Wants", role)
+        elif role == "prepared":
+            takes_prepared = True
+        else:
+            parameter = _parameter(name, argument, hint, docs.get(argument.name, ""))
+            parameters[parameter.name] = parameter
+            over = argument.name if role == "over" else over
+    if wants is None:
+        raise MethodError(
+            f"method {name!r} does not say what it takes",
+            expected="a first argument annotated Weights or Deltas",
+            method=name,
+        )
+    return wants, takes_prepared, over, parameters
 
 
 def _role(hint: Any) -> str | None:

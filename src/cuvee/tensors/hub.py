@@ -7,35 +7,23 @@ what a server said or the token that it was sent. What the files mean is not kno
 
 from __future__ import annotations
 
-import errno
-import importlib
 import inspect
-import os
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
-from cuvee.errors import SourceError
+from cuvee.tensors.hub_refusals import PassingError, Refusals, host, patiently
 from cuvee.tensors.location import Directory, Location
-from cuvee.tensors.reference import ModelRef
+from cuvee.tensors.reference import looks_like_hub_id
 
-T = TypeVar("T")
-
-_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?")
 _REVISION = re.compile(r"[\w.\-/]{1,200}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_LOCAL_START = ("./", "../", "/", "~", ".\\", "..\\")
-_WAITS_SECONDS = (0.2, 0.6, 1.8)
 _CHUNK_BYTES = 1 << 16
 # Without range requests, everything before the wanted bytes is read and thrown away: beyond this, a download is better.
 _MAX_SKIPPED_BYTES = 64 << 20
-_PASSING_STATUS = {408, 429, 500, 502, 503, 504}
-_DISK_FAULTS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM}
-_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 class _Told:
@@ -73,57 +61,6 @@ def _watched_by(download: Callable[..., Any], told: _Told) -> dict[str, Any]:
     return {"tqdm_class": Watch}
 
 
-def looks_like_hub_id(text: str) -> bool:
-    """Whether `text` is spelled as the Hub spells repositories: `name` or `organisation/name`."""
-    parts = text.split("/")
-    return (
-        len(parts) <= 2
-        and all(_NAME.fullmatch(part) for part in parts)
-        and "--" not in text
-        and ".." not in text
-        and not text.endswith(".git")
-    )
-
-
-def open_location(ref: ModelRef, cache_dir: Path | None = None) -> Location:
-    """The place that a reference means: a directory if it is spelled as one or there is one, else a Hub repository.
-
-    Args:
-        ref: the reference; its adapters are not looked at.
-        cache_dir: where to keep what is downloaded; huggingface_hub's own cache if None.
-
-    Raises:
-        SourceError: if it is neither, or cannot be reached.
-    """
-    local = os.path.expanduser(ref.path)  # noqa: PTH111 (Path raises for users and names that cannot be)
-    if ref.revision and os.path.isdir(f"{local}@{ref.revision}"):  # noqa: PTH112
-        return Directory(Path(f"{local}@{ref.revision}"))
-    spelled_local = ref.path.startswith(_LOCAL_START) or ref.path in {".", ".."} or os.path.isabs(local)  # noqa: PTH117
-    exists = os.path.exists(local)  # noqa: PTH110
-    if spelled_local and exists and ref.revision:
-        raise SourceError(
-            f"{ref} asks for a revision of a directory",
-            expected="a revision only after a Hub id",
-            fix=f"write {ref.path}",
-            checkpoint=str(ref),
-        )
-    # A revision speaks for the Hub, even where a directory happens to bear the same name.
-    if spelled_local or (exists and not ref.revision):
-        return Directory(Path(local))
-    if looks_like_hub_id(ref.path):
-        try:
-            return Hub(ref.path, ref.revision, cache_dir)
-        except SourceError as error:
-            error.found = "; ".join(filter(None, (error.found, f"no directory {os.path.abspath(local)} either")))  # noqa: PTH100
-            raise
-    raise SourceError(
-        f"{ref.path!r} is neither a directory nor a Hub id",
-        expected="an existing directory, or a Hub id such as organisation/name",
-        fix="check the spelling; relative paths start at the current directory",
-        checkpoint=str(ref),
-    )
-
-
 class Hub(Location):
     """A repository on the Hub at one commit, or its snapshot in the local cache when huggingface_hub is offline."""
 
@@ -134,14 +71,15 @@ class Hub(Location):
         self._revision = revision or None
         self._called = f"{repo_id}@{revision}" if revision else repo_id
         self._cache = Path(cache_dir or constants.HF_HUB_CACHE)
+        self._refusals = Refusals(repo_id, self._revision, self._called, self._cache)
         self._folder = self._cache / f"models--{repo_id.replace('/', '--')}"
         if not looks_like_hub_id(repo_id):
-            raise self._refusal(f"{repo_id!r} is not a Hub id", expected="name or organisation/name")
+            raise self._refusals.refusal(f"{repo_id!r} is not a Hub id", expected="name or organisation/name")
         if constants.HF_HUB_OFFLINE:
             commit = self._cached_commit()
             self._sizes: Mapping[str, int] = Directory(self._folder / "snapshots" / commit).sizes()
         else:
-            commit, self._sizes = _patiently(self._ask)
+            commit, self._sizes = patiently(self._ask)
         self._commit = commit
         self.identity = f"hf://{repo_id}@{commit}"
 
@@ -157,7 +95,7 @@ class Hub(Location):
         if cached := self._cached(name):
             return Directory(cached.parent).read(cached.name, start, stop)
         received = bytearray()
-        _patiently(lambda: self._receive(name, start, stop, received))
+        patiently(lambda: self._receive(name, start, stop, received))
         return bytes(received)
 
     def fetch(self, name: str, advance: Callable[[int], None] | None = None) -> Path:
@@ -169,7 +107,7 @@ class Hub(Location):
             return cached
         from huggingface_hub import constants, hf_hub_download
 
-        with self._refusals(name):
+        with self._refusals.told(name):
             path = Path(
                 hf_hub_download(
                     self._repo,
@@ -181,7 +119,7 @@ class Hub(Location):
                 )
             )
         if (found := path.stat().st_size) != size:
-            raise self._refusal(
+            raise self._refusals.refusal(
                 f"{name} of {self._called} is damaged in the local cache",
                 expected=f"{size} bytes",
                 found=f"{found} bytes",
@@ -199,7 +137,7 @@ class Hub(Location):
 
     def _size(self, name: str) -> int:
         if name not in self._sizes:
-            raise self._refusal(f"{self._called} has no file {name}", where=self.identity)
+            raise self._refusals.refusal(f"{self._called} has no file {name}", where=self.identity)
         return self._sizes[name]
 
     def _cached_commit(self) -> str:
@@ -208,7 +146,7 @@ class Hub(Location):
         if (ref := self._ref()) and ref.is_file():
             commit = ref.read_text(errors="replace").strip()
         if not _COMMIT.fullmatch(commit) or not (self._folder / "snapshots" / commit).is_dir():
-            raise self._refusal(
+            raise self._refusals.refusal(
                 f"{self._called} is not in the local cache, and huggingface_hub is offline",
                 where=str(self._cache),
                 fix="unset HF_HUB_OFFLINE to download it, or point HF_HUB_CACHE at the cache that holds it",
@@ -232,7 +170,7 @@ class Hub(Location):
         """The commit and the files' sizes, from the Hub."""
         from huggingface_hub import HfApi, constants
 
-        with self._refusals():
+        with self._refusals.told():
             try:
                 info = HfApi(library_name="cuvee").model_info(
                     self._repo,
@@ -241,12 +179,12 @@ class Hub(Location):
                     timeout=constants.HF_HUB_ETAG_TIMEOUT,
                 )
             except (KeyError, TypeError, AttributeError):
-                raise self._odd_answer("another kind of description") from None
+                raise self._refusals.odd_answer("another kind of description") from None
         files = {file.rfilename: file.size for file in info.siblings or ()}
         if not _COMMIT.fullmatch(str(info.sha)):
-            raise self._odd_answer("no commit")
+            raise self._refusals.odd_answer("no commit")
         if not all(isinstance(size, int) and size >= 0 and _is_plain(name) for name, size in files.items()):
-            raise self._odd_answer("a file whose name leads elsewhere, or without a size")
+            raise self._refusals.odd_answer("a file whose name leads elsewhere, or without a size")
         return str(info.sha), {name: size for name, size in sorted(files.items()) if size is not None}
 
     def _receive(self, name: str, start: int, stop: int, received: bytearray) -> None:
@@ -255,7 +193,7 @@ class Hub(Location):
 
         url = hf_hub_url(self._repo, name, revision=self._commit, endpoint=constants.ENDPOINT)
         begin = start + len(received)
-        with self._refusals(name), _answer_to(url, f"bytes={begin}-{stop - 1}") as answer:
+        with self._refusals.told(name), _answer_to(url, f"bytes={begin}-{stop - 1}") as answer:
             skip = self._bytes_to_skip(answer, name, begin)
             for chunk in _chunks(answer):
                 part = chunk[skip:]
@@ -265,107 +203,29 @@ class Hub(Location):
                 if len(part) >= missing and answer.status_code == HTTPStatus.OK:
                     break
                 if len(part) > missing:
-                    raise self._refusal(f"{_host()} sent more of {name} than asked for", fix="check HF_ENDPOINT")
+                    raise self._refusals.refusal(
+                        f"{host()} sent more of {name} than asked for", fix="check HF_ENDPOINT"
+                    )
         if len(received) < stop - start:
-            raise self._refusal(f"{_host()} broke off while sending {name}", kind=_PassingError)
+            raise self._refusals.refusal(f"{host()} broke off while sending {name}", kind=PassingError)
 
     def _bytes_to_skip(self, answer: Any, name: str, begin: int) -> int:
         """How many bytes of an answer lie before the wanted ones: none, unless the server does not know ranges."""
         status, headers = answer.status_code, answer.headers
         if status >= HTTPStatus.BAD_REQUEST:
-            raise self._explained(status, headers, name)
+            raise self._refusals.explained(status, headers, name)
         plain = headers.get("Content-Encoding", "identity") == "identity"
         span = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
         if plain and status == HTTPStatus.PARTIAL_CONTENT and span and int(span[1]) == begin:
             return 0
         if plain and status == HTTPStatus.OK and begin <= _MAX_SKIPPED_BYTES:
             return begin
-        raise self._refusal(
-            f"{_host()} cannot send parts of {name}",
+        raise self._refusals.refusal(
+            f"{host()} cannot send parts of {name}",
             expected=f"an answer to a range request that starts at byte {begin}",
             found=f"another answer (HTTP {status})",
             fix="download the checkpoint with `hf download` and name its directory",
         )
-
-    @contextmanager
-    def _refusals(self, name: str | None = None) -> Iterator[None]:
-        """Turns whatever the network and huggingface_hub raise into refusals that say what to do."""
-        try:
-            yield
-        except _network_failures() as error:
-            # The cause is left out on purpose: some libraries quote the headers that they could not send.
-            raise self._refusal_of(error, name) from None
-
-    def _refusal_of(self, error: Exception, name: str | None) -> SourceError:
-        for known in (error, error.__cause__):
-            if (answer := getattr(known, "response", None)) is not None:
-                return self._explained(answer.status_code, answer.headers, name)
-        if getattr(error, "errno", None) in _DISK_FAULTS:
-            return self._refusal(
-                f"cannot keep {name or 'files'} of {self._called}: {os.strerror(error.errno)}",  # type: ignore[attr-defined]
-                where=str(self._cache),
-                fix="free some space, or point HF_HUB_CACHE at another place",
-            )
-        if isinstance(error, ValueError) and not isinstance(error, FileNotFoundError):
-            return self._odd_answer(type(error).__name__)
-        return self._refusal(
-            f"cannot reach {_host()} for {self._called}",
-            found=type(error).__name__,
-            fix="check the network, proxy and HF_ENDPOINT; HF_HUB_OFFLINE=1 works with what is in the local cache",
-            kind=_PassingError,
-        )
-
-    def _explained(self, status: int, headers: Mapping[str, str], name: str | None) -> SourceError:
-        """What an answer that refuses means, and what can be done about it."""
-        code, page = headers.get("X-Error-Code"), f"{_host()}/{self._repo}"
-        if code == "GatedRepo":
-            what, fix = f"{self._repo} is gated", f"ask for access on {page}, then {_LOG_IN}"
-        elif code == "RevisionNotFound":
-            what, fix = f"{self._repo} has no revision {self._revision!r}", f"choose one that {page} lists"
-        elif code == "EntryNotFound":
-            what, fix = f"{self._called} has no file {name}", f"see the files on {page}"
-        elif status == HTTPStatus.FORBIDDEN:
-            what, fix = f"{_host()} does not let this account read {self._repo}", f"{_LOG_IN} with one that may"
-        elif status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND}:
-            what = f"{_host()} has no model {self._repo}, or it is private"
-            fix = f"check the spelling; for a private model, {_LOG_IN}; for a directory, write ./{self._repo}"
-        elif status == HTTPStatus.TOO_MANY_REQUESTS:
-            what, fix = f"{_host()} asks for fewer requests", f"wait some minutes, or {_LOG_IN}"
-        else:
-            what, fix = f"{_host()} cannot serve {self._called}", "try again later; if it stays, check HF_ENDPOINT"
-        kind = _PassingError if status in _PASSING_STATUS else SourceError
-        return self._refusal(what, found=f"HTTP {status}", fix=fix, kind=kind, status=status)
-
-    def _odd_answer(self, found: str) -> SourceError:
-        what = f"{_host()} does not describe {self._called} as the Hub does"
-        return self._refusal(what, found=found, fix="check HF_ENDPOINT and HF_TOKEN")
-
-    def _refusal(self, what: str, kind: type[SourceError] = SourceError, **more: Any) -> SourceError:
-        return kind(what, checkpoint=self._called, **more)
-
-
-class _PassingError(SourceError):
-    """A refusal that may be gone a moment later."""
-
-
-def _patiently(call: Callable[[], T]) -> T:
-    """What `call` returns, tried again a few times while its failure may pass."""
-    for wait in _WAITS_SECONDS:
-        try:
-            return call()
-        except _PassingError:
-            time.sleep(wait)
-    return call()
-
-
-def _network_failures() -> tuple[type[Exception], ...]:
-    """What the HTTP library below huggingface_hub raises (requests, from 1.0 on httpx), and what odd answers cause."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    base = HfHubHTTPError.__bases__[0]
-    library = importlib.import_module(base.__module__.partition(".")[0])
-    # hf_xet reports failed transfers as RuntimeError; an answer that is not JSON is a ValueError.
-    return (base, getattr(library, "InvalidURL", base), OSError, ValueError, RuntimeError)
 
 
 @contextmanager
@@ -390,14 +250,6 @@ def _answer_to(url: str, span: str) -> Iterator[Any]:
 def _chunks(answer: Any) -> Iterator[bytes]:
     """The body as it arrives: what came before a connection broke is not lost."""
     yield from answer.iter_bytes() if hasattr(answer, "iter_bytes") else answer.iter_content(_CHUNK_BYTES)
-
-
-def _host() -> str:
-    """The Hub that is asked; a name and password in HF_ENDPOINT stay out."""
-    from huggingface_hub import constants
-
-    endpoint: str = constants.ENDPOINT
-    return endpoint.rpartition("://")[2].partition("/")[0].rpartition("@")[2]
 
 
 def _is_plain(name: str) -> bool:

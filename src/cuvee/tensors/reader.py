@@ -6,14 +6,16 @@ import os
 import threading
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from typing_extensions import Self
 
 from cuvee.tensors import disk
 from cuvee.tensors.rowmaps import Index, runs
 from cuvee.tensors.sources import Source
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _DENSE = 4  # rows that are at least a quarter of those between the first and the last are read as one span
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 WITH_ADAPTER = " +adapter "
 """Between the identities of a model and of what is on it."""
+
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?")
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,15 @@ class ModelRef:
     def __str__(self) -> str:
         own = f"{self.path}@{self.revision}" if self.revision else self.path
         return "+".join([own, *map(str, self.adapters)])
+
+
+def looks_like_hub_id(text: str) -> bool:
+    """Whether `text` is spelled as the Hub spells repositories: `name` or `organisation/name`."""
+    parts = text.split("/")
+    return (
+        len(parts) <= 2
+        and all(_NAME.fullmatch(part) for part in parts)
+        and "--" not in text
+        and ".." not in text
+        and not text.endswith(".git")
+    )

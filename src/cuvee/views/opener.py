@@ -16,9 +16,9 @@ from cuvee.adapters.config import CONFIG
 from cuvee.errors import PlanError
 from cuvee.options import MergeOptions
 from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
-from cuvee.tensors.hub import looks_like_hub_id, open_location
 from cuvee.tensors.location import Location
-from cuvee.tensors.reference import ModelRef
+from cuvee.tensors.places import open_location
+from cuvee.tensors.reference import ModelRef, looks_like_hub_id
 from cuvee.views.adapters import with_adapter
 from cuvee.views.module_folders import with_module_folders
 

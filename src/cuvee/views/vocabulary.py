@@ -15,7 +15,7 @@ from cuvee.options import MergeOptions
 from cuvee.recipe.schema import Recipe
 from cuvee.recipe.vocabulary import VocabularyRecipe, vocabulary_recipe
 from cuvee.tensors.checkpoint import Checkpoint
-from cuvee.tensors.hub import open_location
+from cuvee.tensors.places import open_location
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.vocabulary_rows import VocabularyModel, with_rows
 from cuvee.views.vocabulary_rules import token_rules

@@ -11,8 +11,8 @@ from cuvee.errors import CheckpointError, VocabularyError
 from cuvee.layout.vocabulary import vocabulary_size
 from cuvee.options import MergeOptions
 from cuvee.tensors.checkpoint import open_checkpoint
-from cuvee.tensors.hub import open_location
 from cuvee.tensors.location import Location
+from cuvee.tensors.places import open_location
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.vocabulary_sizes import axes_of, rows_of
 from cuvee.vocab.chat import template_of

@@ -12,10 +12,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from cuvee.errors import SourceError
-from cuvee.tensors import hub
-from cuvee.tensors.hub import Hub, looks_like_hub_id, open_location
+from cuvee.tensors import hub, hub_refusals
+from cuvee.tensors.hub import Hub
 from cuvee.tensors.location import Directory
-from cuvee.tensors.reference import ModelRef
+from cuvee.tensors.places import open_location
+from cuvee.tensors.reference import ModelRef, looks_like_hub_id
 from support.hub_server import Faults, HubServer, use_hub
 
 REPO = "vineyard/merlot"
@@ -25,7 +26,7 @@ WEIGHTS = "model.safetensors"
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_WAITS_SECONDS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(hub_refusals, "_WAITS_SECONDS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
@@ -455,7 +456,7 @@ def test_a_revision_means_the_hub_and_is_refused_for_paths(
 
 SCRIPT = """
 import sys
-from cuvee.tensors.hub import open_location
+from cuvee.tensors.places import open_location
 from cuvee.tensors.reference import ModelRef
 assert "huggingface_hub" not in sys.modules
 location = open_location(ModelRef.parse(sys.argv[1]))
