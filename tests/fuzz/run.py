@@ -25,9 +25,11 @@ if "--atheris" in sys.argv:
     import atheris
 
     with atheris.instrument_imports(include=["cuvee"]):
-        from support.fuzzing import TARGETS, Target, taken
+        from support.fuzzing import TARGETS
+        from support.fuzzing_target import Target, taken
 else:
-    from support.fuzzing import TARGETS, Target, taken
+    from support.fuzzing import TARGETS
+    from support.fuzzing_target import Target, taken
 
 PAGE = """\
 # Fuzzing
