@@ -30,6 +30,7 @@ from cuvee.progress import Progress, Silent
 from cuvee.publish.complete import complete, compose_config
 from cuvee.publish.pytorch import require_torch
 from cuvee.publish.side_files import choose_side_files
+from cuvee.publish.tokenizer import tokenizer_files
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
 from cuvee.views.opening import open_inputs
@@ -263,7 +264,7 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
         copy_tokenizer=options.copy_tokenizer,
         trust_remote_code=options.trust_remote_code,
     )
-    compose_config(opened)
+    compose_config(opened, tokenizer_files(opened.vocabulary, base).config_edits)
     if not options.safe_serialization:
         require_torch()
 

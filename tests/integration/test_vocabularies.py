@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -413,3 +414,23 @@ def test_files_of_the_ordinary_vocabulary_go_when_it_changes(models: dict[str, P
     report = merge(tmp_path / "gone", own, "a c", tokenizer={"source": "union"})
     assert not (tmp_path / "gone" / "tokenizer.model").exists()
     assert any("tokenizer.model" in line and "not copied" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer.json"])
+def test_what_cannot_be_written_in_the_end_is_refused_at_the_start(
+    name: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    """A config that is no JSON, and a token that is half a letter."""
+    broken = tmp_path / "broken"
+    shutil.copytree(models["b"], broken)
+    if name == "tokenizer.json":
+        text = (broken / name).read_text().replace('"grapes"', '"grapes\\ud800"').replace('"Ġgrapes"', '"\\ud800"')
+        assert "ud800" in text
+        source = "union"
+    else:
+        text, source = "[", str(broken)
+    (broken / name).write_text(text)
+    with pytest.raises(CuveeError) as caught:
+        merge(tmp_path / "out", {**models, "broken": broken}, "a broken", tokenizer={"source": source})
+    assert name in str(caught.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"broken"}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cuvee.errors import CheckpointError
 from cuvee.publish.config_edit import REMOVE, edit_json, parse_object
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.location import Location
@@ -20,6 +21,7 @@ from cuvee.vocab.tokenizer import FAST, SETTINGS
 
 _MAP = "special_tokens_map.json"
 _ADDED = "added_tokens.json"
+_GENERATION = "generation_config.json"
 # Files that hold the ordinary vocabulary and nothing of the added tokens.
 _VOCABULARIES = ("vocab.json", "merges.txt", "vocab.txt", "vocab.bpe", "encoder.json", "bpe.codes", "dict.txt",
                  "tekken.json", "normalizer.json")  # fmt: skip
@@ -68,10 +70,10 @@ def tokenizer_files(vocabulary: OutputVocabulary, base: Checkpoint) -> Tokenizer
     if settings and SETTINGS in names:
         texts[SETTINGS] = edit_json(_read(home, SETTINGS), settings)
     edits = _moved(vocabulary, base.config, "config.json")
-    if "generation_config.json" in base.files and vocabulary.base_ids is not None:
-        text = _read(base.location, "generation_config.json")
-        texts["generation_config.json"] = edit_json(
-            text, _moved(vocabulary, parse_object(text), "generation_config.json")
+    if _GENERATION in base.files and vocabulary.base_ids is not None:
+        texts[_GENERATION] = edit_json(
+            _read(base.location, _GENERATION),
+            _moved(vocabulary, _object(base.location, _GENERATION), _GENERATION),
         )
     return TokenizerFiles(home if output else None, texts, edits, tuple(warnings))
 
@@ -95,8 +97,7 @@ def _other_files(output: OutputTokenizer, home: Location, names: set[str]) -> di
         table = {token: output.ids[token] for token in output.added}
         texts[_ADDED] = json.dumps(table, indent=2, ensure_ascii=False) + "\n"
     if _MAP in names and output.dropped:
-        text = _read(home, _MAP)
-        texts[_MAP] = edit_json(text, _without(parse_object(text), output.dropped))
+        texts[_MAP] = edit_json(_read(home, _MAP), _without(_object(home, _MAP), output.dropped))
     return texts
 
 
@@ -129,8 +130,15 @@ def _moved(vocabulary: OutputVocabulary, config: Mapping[str, Any], file: str) -
         return {}
     donor: Mapping[str, Any] = {}
     if file in output.start.files:
-        donor = parse_object(_read(output.start.location, file))
+        donor = _object(output.start.location, file)
     return moved_ids(config, vocabulary.base_ids, output.ids, donor)
+
+
+def _object(home: Location, name: str) -> dict[str, Any]:
+    try:
+        return parse_object(_read(home, name))
+    except CheckpointError as error:
+        raise error.at(f"{name} of {home.identity}", file=name) from None
 
 
 def _read(home: Location, name: str) -> str:

@@ -9,9 +9,10 @@ import ctypes
 import errno
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 
 from cuvee.errors import CheckpointError, OutputError
@@ -72,18 +73,18 @@ def read_into(descriptor: int, buffer: memoryview, offset: int, name: str) -> No
 
 
 def gather(
-    descriptor: int, buffer: memoryview, offset: int, width: int, runs: Iterable[tuple[int, int, int]], name: str
+    descriptor: int, buffer: memoryview, offset: int, width: int, runs: Sequence[tuple[int, int, int]], name: str
 ) -> None:
     """Fills `buffer` with runs of rows of `width` bytes of the table at `offset`: (place, first row, rows) each."""
-    read = getattr(os, "preadv", None)
-    for place, first, count in runs:
-        part = buffer[place * width : (place + count) * width]
-        try:  # thousands of short reads: nothing but the call itself on the way
-            done = read(descriptor, (part,), offset + first * width) if read else 0
-        except OSError:
-            done = 0
-        if done != count * width:
-            read_into(descriptor, part, offset + first * width, name)
+    parts = [(buffer[place * width : (place + count) * width],) for place, _, count in runs]
+    offsets = [offset + first * width for _, first, _ in runs]
+    done: list[int] = []
+    if hasattr(os, "preadv"):
+        with suppress(OSError):  # thousands of short reads: nothing but the call itself on the way, errors come below
+            done = list(map(os.preadv, repeat(descriptor), parts, offsets))
+    if done != [count * width for _, _, count in runs]:
+        for (part,), start in zip(parts, offsets, strict=True):
+            read_into(descriptor, part, start, name)
 
 
 def write_at(descriptor: int, data: memoryview, offset: int, path: Path) -> None:

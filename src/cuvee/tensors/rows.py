@@ -91,14 +91,20 @@ class Rows:
 
     def _means(self, places: np.ndarray[Any, Any], reader: sources.Reader) -> np.ndarray[Any, Any]:
         """The rows, in float64, that several tables give to."""
-        sums, counts = np.zeros((places.size, self.width), np.float64), np.zeros((places.size, 1))
+        sums, counts = np.zeros((places.size, self.width)), np.zeros((places.size, 1))
         for table, text in zip(self.tables, self.maps, strict=True):
             own = decode_map(text)[places]
-            among = np.flatnonzero(own >= 0)
-            if among.size:
-                sums[among] += _gather(table, own[among], self.width, reader, np.dtype(np.float64))
-                counts[among] += 1
-        return np.asarray(sums / counts)
+            gives = own >= 0
+            if not gives.any():
+                continue
+            rows = _gather(table, own[gives], self.width, reader, np.dtype(np.float64))
+            counts[gives] += 1
+            if gives.all():
+                sums += rows
+            else:
+                sums[gives] += rows
+        sums /= counts
+        return sums
 
 
 def _gather(

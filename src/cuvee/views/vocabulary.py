@@ -21,10 +21,12 @@ from cuvee.views.vocabulary_rows import VocabularyModel, with_rows
 from cuvee.views.vocabulary_rules import token_rules
 from cuvee.views.vocabulary_sizes import axes_of, content_warnings, truncated
 from cuvee.vocab.chat import MARKERS, chosen_template, template_of
+from cuvee.vocab.json_text import without_collections
 from cuvee.vocab.output import OutputTokenizer, OutputVocabulary, unchanged, union, with_tokens
+from cuvee.vocab.places import known_places
 from cuvee.vocab.rows import Holder, row_maps
 from cuvee.vocab.spelling import ids_as_spelt_by
-from cuvee.vocab.tokenizer import read_tokenizer, settings_of
+from cuvee.vocab.tokenizer import Tokenizer, read_tokenizer, settings_of
 
 Checkpoints = Mapping[ModelRef, Checkpoint]
 
@@ -50,7 +52,8 @@ def with_one_vocabulary(recipe: Recipe, checkpoints: Checkpoints, options: Merge
     """
     wanted = vocabulary_recipe(recipe)
     if wanted is not None:
-        found = _mapped(recipe, wanted, checkpoints, options)
+        with without_collections():
+            found = _mapped(recipe, wanted, checkpoints, options)
     elif options.unsafe_truncate_embeddings:
         found = OneVocabulary(*truncated(checkpoints, first=_first(recipe)))
     else:
@@ -71,7 +74,7 @@ def _mapped(recipe: Recipe, wanted: VocabularyRecipe, checkpoints: Checkpoints, 
         _ = output.document  # a tokenizer that cannot be made is refused before anything is written
     keeper = next((i for i, model in enumerate(models) if model.tokenizer is start.start), None)
     holders = [Holder(model.checkpoint.name, model.tokenizer.ids, model.rows) for model in models]
-    spelt = [replace(h, ids=ids_as_spelt_by(start.start, m.tokenizer)) for h, m in zip(holders, models, strict=True)]
+    spelt = [_spelt(holder, output, model.tokenizer) for holder, model in zip(holders, models, strict=True)]
     maps = row_maps(
         output.ids,
         spelt,
@@ -87,6 +90,12 @@ def _mapped(recipe: Recipe, wanted: VocabularyRecipe, checkpoints: Checkpoints, 
     first = next((model for model in models if model.ref == _first(recipe)), None)
     base_ids = first.tokenizer.ids if first and first.tokenizer is not output.start else None
     return OneVocabulary(views, OutputVocabulary(output, maps.rows, base_ids=base_ids), _warnings(output))
+
+
+def _spelt(holder: Holder, output: OutputTokenizer, tokenizer: Tokenizer) -> Holder:
+    """A model with its tokens in the output's spelling, and what is known of their places there."""
+    ids = ids_as_spelt_by(output.start, tokenizer)
+    return replace(holder, ids=ids, places=known_places(output.places, ids))
 
 
 def _template(recipe: Recipe, checkpoints: Iterable[Checkpoint]) -> str | None:
@@ -118,7 +127,9 @@ def _models(checkpoints: Checkpoints, recipe: Recipe, wanted: VocabularyRecipe) 
         axes = axes_of(checkpoint)
         if not axes:
             continue
-        tokenizer = read_tokenizer(checkpoint.location, checkpoint.name, checkpoint.files)
+        tokenizer = read_tokenizer(
+            checkpoint.location, checkpoint.name, checkpoint.files, [model.tokenizer for model in models]
+        )
         if tokenizer is None:
             raise VocabularyError(
                 f"{checkpoint.name} has no tokenizer, so its tokens cannot be matched with the others'",

@@ -15,7 +15,7 @@ from cuvee.tensors.rowmaps import encode_map
 from cuvee.tensors.rows import Rows
 from cuvee.vocab.compare import compare
 from cuvee.vocab.output import OutputVocabulary, unchanged
-from cuvee.vocab.tokenizer import FAST, Tokenizer, read_tokenizer
+from cuvee.vocab.tokenizer import ADDED, FAST, Tokenizer, read_tokenizer
 
 Checkpoints = Mapping[ModelRef, Checkpoint]
 
@@ -59,7 +59,7 @@ def content_warnings(checkpoints: Checkpoints) -> tuple[str, ...]:
         return ()
     (first, rows), *others = models
     said: list[str] = []
-    differing = [other for other, length in others if length == rows and not _same_bytes(first, other)]
+    differing = [other for other, length in others if length == rows and not _same_tokens(first, other)]
     ours = _tokenizer(first) if differing else None
     for other in differing:
         theirs = _tokenizer(other)
@@ -106,10 +106,11 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
         return None
 
 
-def _same_bytes(first: Checkpoint, second: Checkpoint) -> bool:
-    names = [name for name in ("tokenizer.json", "added_tokens.json") if name in {**first.files, **second.files}]
+def _same_tokens(first: Checkpoint, second: Checkpoint) -> bool:
+    """Whether bytes alone tell that two checkpoints have the same tokens."""
     return all(
         first.files.get(name) == second.files.get(name)
         and first.location.read(name, 0, first.files[name]) == second.location.read(name, 0, second.files[name])
-        for name in names
+        for name in (FAST, ADDED)
+        if name in first.files or name in second.files
     )

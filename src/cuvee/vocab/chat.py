@@ -75,10 +75,10 @@ def template_of(location: Location, files: Mapping[str, int], settings: Mapping[
     if written is None and files.get(_JSON_FILE, _MAX_BYTES + 1) <= _MAX_BYTES:
         try:
             written = json.loads(location.read(_JSON_FILE, 0, files[_JSON_FILE])).get("chat_template")
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             return None
     if isinstance(written, list):
-        named = {entry.get("name"): entry.get("template") for entry in written if isinstance(entry, Mapping)}
+        named = {str(entry.get("name")): entry.get("template") for entry in written if isinstance(entry, Mapping)}
         written = named.get("default", next(iter(named.values()), None))
     return written if isinstance(written, str) else None
 

@@ -12,13 +12,16 @@ token, and would otherwise renumber them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import filterfalse
 from typing import Any
 
 from cuvee.errors import VocabularyError
 from cuvee.vocab.tokenizer import Tokenizer
+from cuvee.vocab.wellformed import check_merges
 
 _FAR_BELOW = 10_000.0
 """More than any word's pieces score together."""
+_Pair = tuple[str, ...]
 
 
 def extended_model(
@@ -42,35 +45,63 @@ def extended_model(
 
     """
     model = dict(start.document["model"])
-    inside = set(start.own) - dropped
+    own: Mapping[str, int] = start.own
     if others:
-        inside |= set(ids)
-    own = {token: number for token, number in ids.items() if token in inside}
+        own = ids
+    elif dropped:
+        own = {token: number for token, number in start.own.items() if token not in dropped}
     if isinstance(model["vocab"], list):
         model["vocab"] = _pieces(start, own, added, others)
         return model
     model["vocab"] = own
     if "merges" in model:
+        for tokenizer in {id(each.document): each for each in (start, *others)}.values():
+            _check_merges(tokenizer)
         model["merges"] = []
     return model
 
 
-def merges(start: Tokenizer, own: Mapping[str, int], others: Sequence[Tokenizer]) -> list[Any]:
+def _check_merges(tokenizer: Tokenizer) -> None:
+    try:
+        check_merges(tokenizer.document["model"].get("merges"))
+    except ValueError as error:
+        raise VocabularyError(
+            f"the merges of {tokenizer.name} are none",
+            found=str(error),
+            where=tokenizer.name,
+            checkpoint=tokenizer.name,
+        ) from error
+
+
+def merges(start: Tokenizer, own: Mapping[str, int], dropped: frozenset[str], others: Sequence[Tokenizer]) -> list[Any]:
     """The merges of `start` and then the others', those whose pieces and result are among the tokens `own`."""
-    written: Sequence[Any] = start.document["model"]["merges"]
-    pairs = dict.fromkeys(_pairs(written))
+    written: list[Any] = start.document["model"]["merges"]
+    prefix = len(start.document["model"].get("continuing_subword_prefix") or "")
+    spaced = bool(written) and isinstance(written[0], str)
+    pairs = list(_pairs(written))
+    if dropped:
+        pairs = [pair for pair in pairs if _is_within(pair, own, prefix)]
+    seen = set(pairs) if others else set()
     for other in others:
-        pairs.update(dict.fromkeys(_pairs(other.document["model"].get("merges") or ())))
-    kept = [pair for pair in pairs if pair[0] in own and pair[1] in own and pair[0] + pair[1] in own]
-    if any(isinstance(entry, str) for entry in written[:1]) and not any(" " in part for pair in kept for part in pair):
-        return [" ".join(pair) for pair in kept]
-    return [list(pair) for pair in kept]
+        if other.document is not start.document:
+            # First what is cheaply told: most merges of two large vocabularies are the same.
+            theirs = filterfalse(seen.__contains__, _pairs(other.document["model"].get("merges") or []))
+            new = dict.fromkeys(pair for pair in theirs if _is_within(pair, own, prefix))
+            seen.update(new)
+            pairs += new
+    if spaced and not any(" " in part for pair in pairs for part in pair):
+        return [" ".join(pair) for pair in pairs]
+    return pairs
 
 
-def _pairs(written: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    for entry in written:
-        first, second = entry.split(" ", 1) if isinstance(entry, str) else entry
-        yield first, second
+def _is_within(pair: _Pair, own: Mapping[str, int], prefix: int) -> bool:
+    return pair[0] in own and pair[1] in own and pair[0] + pair[1][prefix:] in own
+
+
+def _pairs(written: list[Any]) -> Iterator[_Pair]:
+    if any(isinstance(entry, str) for entry in written):
+        return (tuple(entry.split(" ", 1)) if isinstance(entry, str) else tuple(entry) for entry in written)
+    return map(tuple, written)
 
 
 def _pieces(

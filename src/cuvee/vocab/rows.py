@@ -15,17 +15,25 @@ import numpy as np
 
 from cuvee.errors import VocabularyError
 from cuvee.tensors.rowmaps import ABSENT
-
-Index = np.ndarray[Any, np.dtype[np.int32]]
+from cuvee.vocab.places import Index, places_in
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A model as rows see it: its name, its tokens' ids, and how many rows its embedding has."""
+    """A model as rows see it.
+
+    Attributes:
+        name: what messages call it.
+        ids: its tokens' ids.
+        rows: how many rows its embedding has.
+        places: the output's ids of these tokens, as far as they were looked up already (see `places_in`).
+
+    """
 
     name: str
     ids: Mapping[str, int]
     rows: int
+    places: Index | None = None
 
     def row(self, token: str) -> int | None:
         """The row of a token; None if the model lacks it, or its embedding ends before."""
@@ -95,7 +103,9 @@ def row_maps(
     size = -(-tokens // multiple) * multiple
     own = np.full((len(holders), size), ABSENT, np.int32)
     for holder, row in zip(holders, own, strict=True):
-        row[positions] = np.fromiter(map(holder.ids.get, names, [ABSENT] * len(names)), np.int32, len(names))
+        places = positions if holder.ids is ids else places_in(ids, holder.ids, holder.places)
+        found = places >= 0
+        row[places[found]] = np.fromiter(holder.ids.values(), np.int32, len(holder.ids))[found]
         row[row >= holder.rows] = ABSENT
     has_token = np.zeros(size, bool)
     has_token[positions] = True
@@ -128,6 +138,8 @@ def _keep_padding(
     """Gives rows without a token the keeper's row, or a model's own where that has no token either."""
     places = np.arange(has_token.size, dtype=np.int32)
     padding = ~has_token & (places < holders[keeper].rows)
+    if not padding.any():
+        return
     fallback[:, padding] = ABSENT
     fallback[keeper, padding] = places[padding]
     for holder, row in zip(holders, own, strict=True):
@@ -149,7 +161,7 @@ def _apply(rules: Mapping[str, TokenRule], ids: Mapping[str, int], own: Index, i
 
 
 def _check(index: Index, names: Sequence[str], positions: Any, rules: Mapping[str, TokenRule]) -> None:
-    nobody = (index[:, :, positions] < 0).all(axis=1).any(axis=0)
+    nobody = (index.max(axis=1) < 0).any(axis=0)[positions]
     lost = [names[number] for number in np.flatnonzero(nobody).tolist() if names[number] not in rules]
     if lost:
         raise VocabularyError(

@@ -6,18 +6,21 @@ is not known here.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 from cuvee.errors import VocabularyError
 from cuvee.tensors.location import Location
+from cuvee.vocab.json_text import parsed
 from cuvee.vocab.slow import converted
+from cuvee.vocab.wellformed import check_ids, check_tokenizer
 
 FAST = "tokenizer.json"
 SETTINGS = "tokenizer_config.json"
+ADDED = "added_tokens.json"
 SLOW = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "tekken.json")
 _MAX_BYTES = 512 << 20
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -35,7 +38,8 @@ class Tokenizer:
         settings: tokenizer_config.json; empty if there is none.
         ids: every token's id, added ones included, in the order of ids.
         added: added tokens by text, each with its flags, in the order of ids.
-        is_slow: whether there was no tokenizer.json, and `document` was made from other files.
+        text: tokenizer.json as it lies; None if there was none, and `document` was made from other files.
+        more: added_tokens.json; empty if there is none.
 
     """
 
@@ -46,7 +50,13 @@ class Tokenizer:
     settings: Mapping[str, Any]
     ids: Mapping[str, int]
     added: Mapping[str, Mapping[str, Any]]
-    is_slow: bool
+    text: bytes | None
+    more: Mapping[str, Any]
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether there was no tokenizer.json."""
+        return self.text is None
 
     @cached_property
     def kind(self) -> str:
@@ -64,13 +74,16 @@ class Tokenizer:
         return max(self.ids.values(), default=-1) + 1
 
 
-def read_tokenizer(location: Location, name: str, files: Mapping[str, int] | None = None) -> Tokenizer | None:
+def read_tokenizer(
+    location: Location, name: str, files: Mapping[str, int] | None = None, known: Iterable[Tokenizer] = ()
+) -> Tokenizer | None:
     """The tokenizer of the checkpoint at `location`; None if it has none.
 
     Args:
         location: where the files lie.
         name: what messages call the model.
         files: the location's listing, if it is known already.
+        known: tokenizers read before; one that has the same files, byte for byte, is not read again.
 
     Raises:
         VocabularyError: if there is one that cannot be read.
@@ -78,31 +91,44 @@ def read_tokenizer(location: Location, name: str, files: Mapping[str, int] | Non
     """
     files = location.sizes() if files is None else files
     settings = settings_of(location, files, name)
-    if FAST in files:
-        document = _json(location, files, FAST, name)
+    document: Mapping[str, Any]
+    text = _bytes(location, files, FAST, name)
+    twin = next((each for each in known if each.text == text), None) if text is not None else None
+    if text is not None:
+        document = twin.document if twin else _object(text, FAST, name)
     elif any(file in files for file in SLOW):
         document = converted(location, files, name)
     else:
         return None
+    more = _object(_bytes(location, files, ADDED, name) or b"{}", ADDED, name)
+    if twin and (twin.settings, twin.more) == (settings, more):
+        return replace(twin, name=name, location=location, files=files)
     try:
-        ids, added = _tokens(document, settings, location, files, name)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        check_tokenizer(document, settings)
+        ids, added = _tokens(document, settings, more)
+    except (ValueError, RecursionError) as error:
         raise VocabularyError(
-            f"{FAST} of {name} is not a tokenizer", found=f"{type(error).__name__}: {error}"[:200], where=name
+            f"{FAST} of {name} is not a tokenizer", found=str(error)[:300], where=name, checkpoint=name
         ) from error
-    return Tokenizer(name, location, files, document, settings, ids, added, FAST not in files)
+    return Tokenizer(name, location, files, document, settings, ids, added, text, more)
 
 
 def settings_of(location: Location, files: Mapping[str, int], name: str) -> dict[str, Any]:
     """tokenizer_config.json; empty if there is none."""
-    return _json(location, files, SETTINGS, name) if SETTINGS in files else {}
+    return _object(_bytes(location, files, SETTINGS, name) or b"{}", SETTINGS, name)
 
 
-def _json(location: Location, files: Mapping[str, int], file: str, name: str) -> dict[str, Any]:
+def _bytes(location: Location, files: Mapping[str, int], file: str, name: str) -> bytes | None:
+    if file not in files:
+        return None
     if files[file] > _MAX_BYTES:
         raise VocabularyError(f"{file} of {name} is too large", found=f"{files[file]} bytes", where=name)
+    return location.read(file, 0, files[file])
+
+
+def _object(text: bytes, file: str, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(location.read(file, 0, files[file]))
+        found = parsed(text)
     except (ValueError, RecursionError) as error:
         raise VocabularyError(f"{file} of {name} is not JSON", found=str(error)[:200], where=name) from error
     if not isinstance(found, dict):
@@ -111,7 +137,7 @@ def _json(location: Location, files: Mapping[str, int], file: str, name: str) ->
 
 
 def _tokens(
-    document: Mapping[str, Any], settings: Mapping[str, Any], location: Location, files: Mapping[str, int], name: str
+    document: Mapping[str, Any], settings: Mapping[str, Any], more: Mapping[str, Any]
 ) -> tuple[dict[str, int], dict[str, Mapping[str, Any]]]:
     """Ids of all tokens and flags of the added ones.
 
@@ -122,13 +148,19 @@ def _tokens(
     listed = {entry["content"]: (int(entry["id"]), entry) for entry in document.get("added_tokens") or ()}
     for number, entry in (settings.get("added_tokens_decoder") or {}).items():
         listed.setdefault(entry["content"], (int(number), entry))
-    if "added_tokens.json" in files:
-        for token, number in _json(location, files, "added_tokens.json", name).items():
-            listed.setdefault(token, (int(number), {}))
+    for token, number in more.items():
+        listed.setdefault(token, (number, {}))
+    check_ids({token: number for token, (number, _) in listed.items()})
     for token, (number, entry) in sorted(listed.items(), key=lambda item: item[1][0]):
         ids.setdefault(token, number)
         added[token] = flags_of(entry)
-    return dict(sorted(ids.items(), key=lambda item: item[1])), added
+    check_ids(ids)
+    return _in_order(ids), added
+
+
+def _in_order(ids: dict[str, int]) -> dict[str, int]:
+    numbers = list(ids.values())
+    return ids if numbers == sorted(numbers) else dict(sorted(ids.items(), key=itemgetter(1)))
 
 
 def flags_of(entry: Mapping[str, Any]) -> dict[str, bool]:
@@ -137,11 +169,11 @@ def flags_of(entry: Mapping[str, Any]) -> dict[str, bool]:
     return {flag: bool(entry.get(flag, flag == "normalized" and not special)) for flag in _FLAGS}
 
 
-def _model_ids(model: Mapping[str, Any]) -> dict[str, int]:
-    vocabulary = model["vocab"]
+def _model_ids(model: Mapping[str, Any]) -> Mapping[str, int]:
+    vocabulary: Mapping[str, int] | list[Any] = model["vocab"]
     if isinstance(vocabulary, list):
         return {piece: number for number, (piece, _) in enumerate(vocabulary)}
-    return dict(vocabulary)
+    return vocabulary
 
 
 def _kind_of(document: Mapping[str, Any]) -> str:
@@ -160,5 +192,5 @@ def _uses_bytes(step: Any) -> bool:
     """Whether a step, or one of those it is made of, maps bytes to letters as GPT-2 did."""
     if not isinstance(step, Mapping):
         return False
-    inner = [*(step.get("pretokenizers") or ()), *(step.get("decoders") or ())]
-    return step.get("type") == "ByteLevel" or any(map(_uses_bytes, inner))
+    inner = [part for key in ("pretokenizers", "decoders") if isinstance(part := step.get(key), list)]
+    return step.get("type") == "ByteLevel" or any(_uses_bytes(each) for part in inner for each in part)
