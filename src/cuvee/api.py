@@ -19,7 +19,7 @@ from cuvee.engine.execute import MAX_THREADS, EngineSettings, shared_out
 from cuvee.engine.fetch import fetch, local_files
 from cuvee.engine.probe import probe as measure
 from cuvee.engine.run import run
-from cuvee.engine.workplace import claim, reserved_bytes
+from cuvee.engine.workplace import claim, reserved_bytes, tell_lacking
 from cuvee.errors import OutputError
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
@@ -129,12 +129,16 @@ def _merge(recipe: RecipeLike, out: Path, options: MergeOptions, progress: Progr
     progress.event("planned", facts)
     with claim(target) as place:
         check_disk(plan, out, reserved_bytes(place))
-        locate = fetch(plan, opened.checkpoints.values(), progress)
-        settings = engine_settings(options)
-        resumed, processes = run(plan, opened.recipe.text, place, locate, settings, progress, fresh=options.fresh)
-        files, warnings = complete(opened, place.folder, target.name, options)
-        warnings = (*warnings, *_checked(place.folder, opened, options))
-        place.publish()
+        try:
+            locate = fetch(plan, opened.checkpoints.values(), progress)
+            settings = engine_settings(options)
+            resumed, processes = run(plan, opened.recipe.text, place, locate, settings, progress, fresh=options.fresh)
+            files, warnings = complete(opened, place.folder, target.name, options)
+            warnings = (*warnings, *_checked(place.folder, opened, options))
+            place.publish()
+        except OutputError as error:
+            tell_lacking(error, place, plan.bytes_written)
+            raise
     seconds = time.perf_counter() - begin
     return _report(plan, out, seconds, processes, resumed, files, (*plan.warnings, *warnings))
 
