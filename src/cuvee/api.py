@@ -17,10 +17,11 @@ from cuvee.checking.structure import structure
 from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import MAX_THREADS, EngineSettings, shared_out
 from cuvee.engine.fetch import fetch, local_files
+from cuvee.engine.journal import may_go_on
 from cuvee.engine.probe import probe as measure
 from cuvee.engine.run import run
-from cuvee.engine.workplace import claim, reserved_bytes, tell_lacking
-from cuvee.errors import OutputError
+from cuvee.engine.workplace import Workplace, claim, reserved_bytes, tell_lacking
+from cuvee.errors import CuveeError, OutputError
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
 from cuvee.planning.cost import Cost, check_disk, estimate
@@ -221,11 +222,16 @@ def _without_effect(recipe: Recipe) -> list[str]:
 
 
 @contextmanager
-def appearing(out: Path, *, overwrite: bool) -> Iterator[tuple[Path, str]]:
-    """A folder to fill, and the name that it gets; when the body is done it takes the place of `out`."""
+def going_on(out: Path, *, overwrite: bool) -> Iterator[Workplace]:
+    """A workplace where runs go on from what earlier ones left; when the body is done its folder replaces `out`."""
     target = _usable_output(out, overwrite=overwrite)
     with claim(target) as place:
-        yield place.fresh_folder(), target.name
+        try:
+            yield place
+        except CuveeError as error:
+            if not may_go_on(error):
+                place.forget()
+            raise
         place.publish()
 
 

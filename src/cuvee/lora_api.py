@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cuvee
-from cuvee.api import appearing, engine_settings, peak_memory
+from cuvee.api import engine_settings, going_on, peak_memory
 from cuvee.lora.commands import extract_adapter, merge_adapters
 from cuvee.lora.extraction import Extracted
 from cuvee.lora.files import WEIGHTS
@@ -61,16 +61,15 @@ def extract_lora(
         progress: receives events, from several threads.
 
     Raises:
-        CuveeError: whatever stands in the way; `out` is then as it was before.
+        CuveeError: whatever stands in the way; `out` is then as it was before. What was done and can be gone on from
+            is kept in `OUT.partial`, and the same call goes on there.
 
     """
     begin = time.perf_counter()
     settings = engine_settings(options)
-    with appearing(Path(out), overwrite=options.overwrite) as (folder, title):
-        found = extract_adapter(
-            model, base_model, folder, title, extraction, options, settings, progress, cuvee.__version__
-        )
-        written = (folder / WEIGHTS).stat().st_size
+    with going_on(Path(out), overwrite=options.overwrite) as place:
+        found = extract_adapter(model, base_model, place, extraction, options, settings, progress, cuvee.__version__)
+        written = (place.folder / WEIGHTS).stat().st_size
     memory = peak_memory(settings.processes or settings.workers)
     return LoraReport(Path(out), time.perf_counter() - begin, found, written, memory)
 
@@ -110,11 +109,12 @@ def merge_lora(
         progress: receives events, from several threads.
 
     Raises:
-        CuveeError: whatever stands in the way; `out` is then as it was before.
+        CuveeError: whatever stands in the way; `out` is then as it was before. What was done and can be gone on from
+            is kept in `OUT.partial`, and the same call goes on there.
 
     """
     begin = time.perf_counter()
-    with appearing(Path(out), overwrite=options.overwrite) as (folder, title):
-        merge = merge_adapters(recipe, folder, title, options, engine_settings(options), progress, cuvee.__version__)
-        written = (folder / WEIGHTS).stat().st_size
+    with going_on(Path(out), overwrite=options.overwrite) as place:
+        merge = merge_adapters(recipe, place, options, engine_settings(options), progress, cuvee.__version__)
+        written = (place.folder / WEIGHTS).stat().st_size
     return LoraMergeReport(Path(out), time.perf_counter() - begin, merge.config.ranks, written, merge.warnings)

@@ -130,3 +130,18 @@ def test_quiet_says_nothing_of_going_on(cuvee: Any, ready: Path, monkeypatch: py
         assert "kept:     30 of 30" in cuvee("merge", "recipe.yml", "out", "--quiet").err
     said = cuvee("merge", "recipe.yml", "out", "--quiet")
     assert (said.code, said.out, said.err) == (0, "", "")
+
+
+def test_an_extraction_that_stops_goes_on_with_the_name_it_was_called_by(
+    cuvee: Any, ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = ready.parent / "family"
+    arguments = ["lora", "extract", "--model", family / "a", "--base-model", family / "b", "out", "--threads", "1"]
+    for program, start in (("mergekit-extract-lora", ""), ("cuvee", "lora extract ")):
+        with monkeypatch.context() as patch:
+            break_off(patch, KeyboardInterrupt(), after=40)
+            said = cuvee(*arguments, "--fresh", program=program)
+        kept, command = said.err.splitlines()[-2:]
+        assert kept.startswith("  kept:     10 of 30 tensors")
+        assert command.startswith(f"  continue: {program} {start}--model ")
+        assert "--fresh" not in command

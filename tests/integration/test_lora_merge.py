@@ -15,7 +15,7 @@ from cuvee.lora.recipe import read_adapter_recipe
 from cuvee.lora_api import merge_lora
 from cuvee.options import MergeOptions
 from support.adapter_files import dense, factors, weighted_sum, write_adapter
-from support.checkpoints import read_file
+from support.checkpoints import read_file, write_tensors
 from support.pages import DOCS, blocks
 
 SIDES = {f"model.layers.{layer}.self_attn.{name}": sides for layer in (0, 1)
@@ -206,6 +206,34 @@ def test_what_cannot_be_merged_is_refused_by_name(tmp_path: Path, adapters: list
     assert "is not JSON" in refused(tmp_path, pair(adapters[1]))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    ("method", "space"), [("concat", {}), ("ties", {"space": "core"}), ("ties", {"space": "knots"})]
+)
+def test_a_damaged_adapter_is_named(
+    tmp_path: Path, adapters: list[Path], method: str, space: dict[str, str], value: float
+) -> None:
+    file = adapters[1] / "adapter_model.safetensors"
+    tensors = read_file(file)
+    tensors[f"base_model.model.{O1}.lora_B.weight"][3, 1] = value
+    write_tensors(file, tensors)
+    models = [{"model": str(path), "parameters": {"weight": 1.0}} for path in adapters]
+    said = refused(tmp_path, {"merge_method": method, "models": models, "parameters": space})
+    name = f"base_model.model.{O1}.lora_A.weight"
+    assert said.startswith(f"{adapters[1]} holds values that are not finite, and {name!r} is made of them")
+    assert "1 NaN or infinite among 40" in said
+
+
+def test_keys_that_need_models_are_told_to_have_no_effect(tmp_path: Path, adapters: list[Path]) -> None:
+    recipe = {"merge_method": "concat", "models": [{"model": str(adapters[0])}], "base_model": "org/base",
+              "tokenizer_source": "union"}  # fmt: skip
+    warnings = merge_lora(recipe, tmp_path / "out").warnings
+    assert warnings == tuple(
+        f"recipe: {key} has no effect where adapters are merged with each other"
+        for key in ("base_model", "tokenizer_source")
+    )
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("ours", "theirs"), [("concat", "cat"), ("factors", "linear")])
 def test_as_peft_adds_weighted_adapters(tmp_path: Path, ours: str, theirs: str) -> None:
@@ -240,3 +268,50 @@ def test_the_recipe_on_the_page_is_one() -> None:
     assert (recipe.method, recipe.space, recipe.rank) == ("ties", "core", 32)
     assert [str(ref) for ref in recipe.adapters] == ["someone/maths-lora", "./code-lora"]
     assert recipe.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("concat", {}),
+        ("ties", {"space": "core", "density": 0.5}),
+        ("ties", {"space": "knots", "density": 0.5}),
+        ("task_arithmetic", {"space": "factors"}),
+    ],
+)
+def test_stages_scale_what_was_merged(tmp_path: Path, method: str, options: dict[str, Any]) -> None:
+    weights = (0.7, -0.4)
+    both = [write_adapter(tmp_path / n, {Q0: 3, Q1: 3}, SIDES, seed=i, alpha=5.0) for i, n in enumerate("ab")]
+    plain = dense(merge(tmp_path / "plain", both, method, weights=weights, **options))
+    lines = dense(merge(tmp_path / "lines", both, method, weights=weights, lines=[0.5, 3.0], **options))
+    assert_same(lines, {Q0: 0.5 * plain[Q0], Q1: 3.0 * plain[Q1]})
+    matched = merge(tmp_path / "matched", both, method, weights=weights, match_norm=True, **{"lambda": 9.0}, **options)
+    for name, values in dense(matched).items():
+        norms = [np.linalg.norm(dense(path)[name]) for path in both]
+        wanted = (0.7 * norms[0] + 0.4 * norms[1]) / 1.1 / np.linalg.norm(plain[name])
+        assert values == pytest.approx(wanted * plain[name], abs=1e-4 * norms[0])
+
+
+def test_norms_are_matched_before_a_rank_cuts_and_absent_modules_count(tmp_path: Path, adapters: list[Path]) -> None:
+    plain = dense(merge(tmp_path / "plain", adapters, "concat"))
+    out = dense(merge(tmp_path / "out", adapters, "svd", rank=2, match_norm=True))
+    norm = np.linalg.norm(updates(adapters)[1][O1]) * 0.4 / 2.2
+    assert out[O1] == pytest.approx(plain[O1] * norm / np.linalg.norm(plain[O1]), abs=1e-5)
+    u, s, vt = np.linalg.svd(plain[V0])
+    norms = [np.linalg.norm(updates(adapters)[i][V0]) for i in (0, 2)]
+    factor = (0.7 * norms[0] + 1.1 * norms[1]) / 2.2 / np.linalg.norm(s)
+    assert out[V0] == pytest.approx(factor * (u[:, :2] * s[:2]) @ vt[:2], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "scope"), [("ties", "trim_scope"), ("metagpt", "norm_scope"), ("nan", "norm_scope")]
+)
+def test_scans_of_whole_models_are_refused_by_name(tmp_path: Path, method: str, scope: str) -> None:
+    both = [write_adapter(tmp_path / n, {Q0: 2, Q1: 2}, SIDES, seed=i) for i, n in enumerate("ab")]
+    recipe = {"merge_method": method, "models": [{"model": str(path)} for path in both], "parameters": {}}
+    if method == "ties":
+        recipe["parameters"] = {"weight": 1.0, scope: "model"}
+    assert f"{scope} of {method} is model" in refused(tmp_path, recipe)
+    recipe["parameters"] = {**({"weight": 1.0} if method == "ties" else {}), scope: "tensor"}
+    merge_lora(recipe, tmp_path / "out")
+    assert dense(tmp_path / "out").keys() == {Q0, Q1}

@@ -19,8 +19,12 @@ _SMALL = {"vocab_size": 48, "hidden_size": 32, "intermediate_size": 40, "num_hid
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {**_SMALL, "tie_word_embeddings": False}),
     "qwen2": ("Qwen2Config", {**_SMALL, "tie_word_embeddings": True}),
+    "gpt_oss": ("GptOssConfig", {**_SMALL, "num_local_experts": 3, "num_experts_per_tok": 2, "head_dim": 8,
+                                 "tie_word_embeddings": False}),
+    "qwen3_moe": ("Qwen3MoeConfig", {**_SMALL, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8,
+                                     "moe_intermediate_size": 20, "tie_word_embeddings": False}),
     "gpt2": ("GPT2Config", {"vocab_size": 48, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
-}
+}  # fmt: skip
 
 
 def everything(name: str, values: Any, generator: Any) -> Any:

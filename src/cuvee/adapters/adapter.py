@@ -15,7 +15,7 @@ from cuvee.adapters.keys import parse_key
 from cuvee.errors import CheckpointError
 from cuvee.tensors.dtypes import is_float
 from cuvee.tensors.header import read_header
-from cuvee.tensors.location import Location
+from cuvee.tensors.location import Location, some_of
 from cuvee.tensors.sources import Stored
 
 _SAFE, _PICKLE = "adapter_model.safetensors", "adapter_model.bin"
@@ -119,7 +119,7 @@ def open_adapter(location: Location, name: str, converted: Path | None = None) -
         raise CheckpointError(
             f"{name} is not an adapter: it has no {CONFIG}",
             expected=f"{CONFIG} and {_SAFE}, as PEFT saves them",
-            found=", ".join(sorted(files)[:8]) or "an empty directory",
+            found=some_of(files),
             checkpoint=name,
         )
     try:
@@ -146,7 +146,7 @@ def _read_tensors(
     raise CheckpointError(
         f"adapter {name} holds no weights",
         expected=f"{_SAFE} or {_PICKLE}",
-        found=", ".join(sorted(files)[:8]),
+        found=some_of(files),
         checkpoint=name,
     )
 

@@ -22,14 +22,18 @@ def main(arguments: list[str] | None = None) -> None:
     _run(arguments, "cuvee")
 
 
+# What other programs' names stand for.
+_COMMANDS = {"mergekit-yaml": ["merge"], "mergekit-extract-lora": ["lora", "extract"]}
+
+
 def mergekit_yaml() -> None:
     """Runs `mergekit-yaml CONFIG OUT ...`, which is `cuvee merge` under the name that scripts know."""
-    _run(["merge", *sys.argv[1:]], "mergekit-yaml")
+    _run([*_COMMANDS["mergekit-yaml"], *sys.argv[1:]], "mergekit-yaml")
 
 
 def mergekit_extract_lora() -> None:
     """Runs `mergekit-extract-lora ...`, which is `cuvee lora extract` under the name that scripts know."""
-    _run(["lora", "extract", *sys.argv[1:]], "mergekit-extract-lora")
+    _run([*_COMMANDS["mergekit-extract-lora"], *sys.argv[1:]], "mergekit-extract-lora")
 
 
 def _prepare_process() -> None:
@@ -99,9 +103,8 @@ def _kept(error: BaseException, program: str, given: list[str]) -> str:
     notes = getattr(error, "__notes__", ())
     if not notes:
         return ""
-    words = [program, *(word for word in given if word != "--fresh")]
-    if program == "mergekit-yaml":  # whose arguments have `merge` before them here
-        words.remove("merge")
+    own = given[len(_COMMANDS.get(program, ())) :]
+    words = [program, *(word for word in own if word != "--fresh")]
     if isinstance(error, CuveeError) and (option := error.facts.get(CONTINUE_WITH)):
         words.append(option)
     return "".join(f"\n  {line}" for line in (*notes, f"continue: {shlex.join(words)}"))

@@ -22,7 +22,10 @@ from cuvee.numerics.subspaces import Shared, Update, core_space, knots, stacked,
 
 
 @derivation("stack")
-def stack(inputs: Inputs, *, present: tuple[bool, ...], factors: tuple[float, ...], rank: int) -> tuple[Array, Array]:
+def stack(
+    inputs: Inputs, *, present: tuple[bool, ...], factors: tuple[float, ...], rank: int, weight: tuple[float, ...] = (),
+    scalings: tuple[float, ...] = (), match_norm: bool = False,
+) -> tuple[Array, Array]:  # fmt: skip
     """A and B of the weighted sum of updates: exact, their ranks added up; or its best approximation of a lower rank.
 
     Args:
@@ -30,17 +33,23 @@ def stack(inputs: Inputs, *, present: tuple[bool, ...], factors: tuple[float, ..
         present: for each adapter whether it has the module.
         factors: for each adapter its weight times its scaling.
         rank: of the result; a lower one than the sum cuts singular values off.
+        weight: the adapters' weights by themselves, for `match_norm`.
+        scalings: their scalings, for `match_norm`.
+        match_norm: the stage (see `methods.stages`).
 
     """
     updates = _updates(inputs, present, (1.0,) * len(present))
     total = stacked(list(updates.values()), [factors[index] for index in updates])
+    if match_norm:
+        norms = {index: abs(scalings[index]) * update.norm for index, update in updates.items()}
+        total = total.times(_norm_ratio(total, norms, weight))
     return _cut(total, rank)
 
 
 @derivation("merge_updates")
 def merge_updates(
     inputs: Inputs, *, present: tuple[bool, ...], scalings: tuple[float, ...], rank: int, space: str, method: str,
-    **parameters: Any,
+    lines: float = 1.0, match_norm: bool = False, **parameters: Any,
 ) -> tuple[Array, Array]:  # fmt: skip
     """A and B of what `method` makes of the updates in a common space.
 
@@ -52,18 +61,42 @@ def merge_updates(
         space: `core` or `knots` (see `numerics.subspaces`), or `factors` to merge A and B each by itself, as PEFT's
             `add_weighted_adapter` does: the product then has cross terms between adapters.
         method: the name of a merge method.
+        lines: the stage (see `methods.stages`): a factor of the merged update.
+        match_norm: the stage: the merged update gets the weighted mean of the updates' norms, before it is cut.
         parameters: the method's, for this module.
 
     """
     spec = get_method(method)
     updates = _updates(inputs, present, scalings)
+    made = _in_space(spec, updates, len(present), space, parameters, inputs.key)
+    if match_norm:
+        own = spec.parameters.get("weight")
+        weight = parameters["weight"] if own is not None and own.per_model else (1.0,) * len(present)
+        made = made.times(_norm_ratio(made, {index: update.norm for index, update in updates.items()}, weight))
+    return _cut(made.times(lines), rank)
+
+
+def _in_space(
+    spec: MethodSpec, updates: Mapping[int, Update], count: int, space: str, parameters: Mapping[str, Any], key: int
+) -> Update:
+    """What the method makes of the updates of `count` adapters in a space."""
     if space == "factors":
-        return _by_factors(spec, updates, len(present), parameters, inputs.key)
+        return _by_factors(spec, updates, count, parameters, key)
     shared = (core_space if space == "core" else knots)(list(updates.values()))
     zero = np.zeros_like(shared.coordinates[0])
     own = dict(zip(updates, shared.coordinates, strict=True))
-    arrays = tuple(own.get(index, zero) for index in range(len(present)))
-    return _cut(_back(shared, merged(spec, arrays, parameters, inputs.key)), rank)
+    arrays = tuple(own.get(index, zero) for index in range(count))
+    return _back(shared, merged(spec, arrays, parameters, key))
+
+
+def _norm_ratio(made: Update, norms: Mapping[int, float], weight: Sequence[float]) -> float:
+    """The weighted mean of the updates' norms over that of what was made of them; an absent update has none.
+
+    As `methods.stages.norm_ratio` has it: weights count by their size, and equally if all are zero.
+    """
+    shares = [abs(each) for each in weight] if any(weight) else [1.0] * len(weight)
+    mean = math.fsum(shares[index] * norm for index, norm in norms.items()) / math.fsum(shares)
+    return mean / made.norm if made.norm > 0 else 1.0
 
 
 def merged(spec: MethodSpec, arrays: tuple[Array, ...], parameters: Mapping[str, Any], key: int) -> Array:
@@ -89,7 +122,7 @@ def merged(spec: MethodSpec, arrays: tuple[Array, ...], parameters: Mapping[str,
 
 def _by_factors(
     spec: MethodSpec, updates: Mapping[int, Update], count: int, parameters: Mapping[str, Any], key: int
-) -> tuple[Array, Array]:
+) -> Update:
     """A and B merged apart; each takes the root of every weight, so that their product takes the weight once."""
     weights = parameters.get("weight")
     roots = dict(parameters)
@@ -102,7 +135,7 @@ def _by_factors(
     every = [updates.get(index, nothing) for index in range(count)]
     down = merged(spec, tuple(update.down for update in every), roots, key)
     up = merged(spec, tuple(update.up for update in every), signs, key)
-    return down, up
+    return Update(up, down)
 
 
 def _updates(inputs: Inputs, present: Sequence[bool], scalings: Sequence[float]) -> dict[int, Update]:

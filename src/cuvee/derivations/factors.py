@@ -7,18 +7,19 @@ difference. Tensors of more than two dimensions count as matrices of `shape[0]` 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
-from cuvee.derivations.registry import Array, Inputs, derivation
+from cuvee.derivations.registry import HELD_ELEMENTS, Array, Input, Inputs, derivation
 from cuvee.numerics.low_rank import balanced, singular_values, truncated_svd
 from cuvee.numerics.row_blocks import RowBlocks
 from cuvee.numerics.scan import GRAIN
 from cuvee.tensors.dtypes import narrow
 
-HELD_ELEMENTS = 1 << 24  # a difference of up to so many elements (64 MiB) is kept instead of read for every product
-STREAMED_ELEMENTS = 1 << 22  # of a larger one, seen at once: larger blocks make products with it cheaper
+T = TypeVar("T")
+STREAMED_ELEMENTS = 1 << 22  # of a difference too large to hold, seen at once: larger blocks make products cheaper
 
 
 @derivation("change")
@@ -28,15 +29,21 @@ def change(inputs: Inputs) -> tuple[Array]:
 
 
 @derivation("spectrum")
-def spectrum(inputs: Inputs, *, count: int, total: float) -> tuple[Array]:
+def spectrum(inputs: Inputs, *, count: int, total: float, experts: int = 0) -> tuple[Array]:
     """The `count` largest singular values of the difference, in float64: all from its Gram matrix, few by iteration.
 
     Args:
         inputs: the fine-tuned and the base's tensor.
         count: how many.
         total: the squared norm of the difference.
+        experts: if not 0, so many matrices lie in the tensor; a value is then the root of the sum of their squares.
 
     """
+    if experts:
+        each = _of_each(
+            inputs, experts, lambda part: spectrum(part, count=count, total=_streamed(part).squared_norm())[0]
+        )
+        return (np.sqrt(sum(np.square(values) for values in each)),)
     difference, _ = _tall(inputs)
     if count == min(difference.shape):
         return (singular_values(difference),)
@@ -46,8 +53,9 @@ def spectrum(inputs: Inputs, *, count: int, total: float) -> tuple[Array]:
 
 @derivation("low_rank")
 def low_rank(
-    inputs: Inputs, *, rank: int, total: float, transposed: bool, distribute: bool, exact: bool, dtype: str, head: bool
-) -> tuple[Array, ...]:
+    inputs: Inputs, *, rank: int, total: float, transposed: bool, distribute: bool, exact: bool, dtype: str, head: bool,
+    experts: int = 0,
+) -> tuple[Array, ...]:  # fmt: skip
     """LoRA's A `[rank, in]` and B `[out, rank]`, the singular values `[rank]`, and two squared norms: total, missing.
 
     Args:
@@ -59,8 +67,20 @@ def low_rank(
         exact: by a full decomposition rather than a randomised one.
         dtype: what A and B are rounded to; the missing part is measured after that.
         head: give A and B of a head that shares an embedding's weights as well.
+        experts: if not 0, so many matrices lie in the tensor: A is then `[experts * rank, in]` and B
+            `[out, rank * experts]`, as PEFT lays them out, and a singular value the root of the sum of their squares.
 
     """
+    if experts:
+        parts = _of_each(
+            inputs,
+            experts,
+            lambda part: low_rank(part, rank=rank, total=_streamed(part).squared_norm(), transposed=transposed,
+                                  distribute=distribute, exact=exact, dtype=dtype, head=False),
+        )  # fmt: skip
+        downs, ups, values, squares = zip(*parts, strict=True)
+        sums = np.sqrt(sum(np.square(each, dtype=np.float64) for each in values)).astype(np.float32)
+        return np.concatenate(downs), np.stack(ups, axis=2).reshape(len(ups[0]), -1), sums, np.sum(squares, axis=0)
     difference, turned = _tall(inputs)
     svd = truncated_svd(difference, rank, total=total, key=inputs.key, exact=exact)
     down, up = balanced(svd.transposed if turned != transposed else svd, distribute=distribute)
@@ -70,6 +90,22 @@ def low_rank(
     missing = difference.squared_distance(*as_seen)
     told = (svd.values.astype(np.float32), np.array([total, missing]))
     return (down, up, *told, up.T, down.T) if head else (down, up, *told)
+
+
+def _of_each(inputs: Inputs, experts: int, function: Callable[[Inputs], T]) -> list[T]:
+    """`function` of the matrices that lie one behind the other in the inputs, perhaps on several threads, in order."""
+    shape = inputs[0].shape[1:]
+    size = math.prod(shape)
+
+    def of_one(span: tuple[int, int]) -> T:
+        begin = span[0] * size
+
+        def shifted(source: Input) -> Input:
+            return Input(shape, lambda start, stop: source.read(begin + start, begin + stop))
+
+        return function(Inputs(tuple(map(shifted, inputs.sources)), map, inputs.key))
+
+    return list(inputs.map(of_one, [(number, number + 1) for number in range(experts)]))
 
 
 def _tall(inputs: Inputs) -> tuple[RowBlocks, bool]:

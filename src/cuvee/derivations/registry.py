@@ -21,6 +21,9 @@ from cuvee.numerics.scan import BlockMap
 Array = np.ndarray[Any, Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
+HELD_ELEMENTS = 1 << 24
+"""A derivation may hold so many elements (64 MiB) of a source at once, and then works on one thread; of a larger source
+it sees ranges, perhaps on several threads."""
 _BUILT_IN = ("factors", "adapters")
 _derivations: dict[str, Derivation] = {}
 

@@ -42,7 +42,7 @@ def identity_of(plan: Plan, recipe_text: str, locate: Mapping[str, Path], settin
         "recipe": _digest(recipe_text),
         "models": {model.identity: model.fingerprint for model in plan.models},
         "files": {uri: state for uri, path in sorted(locate.items()) if (state := _state(uri, path))},
-        "methods": {name: _source_of(name) for name in sorted({op.method for op in plan.ops if op.method})},
+        "methods": {name: _source_of(name) for name in sorted(_methods(plan))},
         "plan": _digest((plan.ops, plan.shards, plan.seed)),
     }
 
@@ -100,6 +100,12 @@ def _state(uri: str, path: Path) -> list[int] | None:
 def _kinds(devices: str) -> str:
     """The kinds of device, without their numbers: two of one kind compute alike."""
     return ",".join(sorted({part if part.startswith("torch:") else part.split(":")[0] for part in devices.split(",")}))
+
+
+def _methods(plan: Plan) -> set[str]:
+    """The names of all methods that act in a plan, those inside derivations among them."""
+    inner = (op.parameters.get("method") for op in plan.ops if op.derivation is not None)
+    return {str(name) for name in (*(op.method for op in plan.ops), *inner) if name}
 
 
 def _source_of(method: str) -> str:

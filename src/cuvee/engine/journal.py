@@ -150,7 +150,8 @@ class Journal:
 
     def lose(self, shards: Collection[int]) -> None:
         """Takes back what earlier runs did in shard files that are not there any more."""
-        names = [op.name for op in self._ops.values() if op.shard in shards and op.name in self.done]
+        written = {op.name: {output.shard for output in op.outputs} for op in self._ops.values()}
+        names = [name for name, where in written.items() if where & set(shards) and name in self.done]
         if names:
             self.done = {name: count for name, count in self.done.items() if name not in set(names)}
             self._append({"lost": names})
@@ -162,7 +163,7 @@ class Journal:
                 group = list(self._pending)
             if not group:
                 return
-            for shard in {op.shard for op in group}:
+            for shard in {output.shard for op in group for output in op.outputs}:
                 _sync(self._shards[shard])
             if not self._names_are_durable:
                 within = sorted({shard.parent for shard in self._shards} | {self._folder}, reverse=True)
@@ -190,7 +191,7 @@ class Journal:
                 if self._closing:
                     return
                 many = self._pending_bytes >= _EVERY_BYTES
-                changed = {op.shard for op in self._pending}
+                changed = {output.shard for op in self._pending for output in op.outputs}
             try:
                 if many or time.monotonic() >= due:
                     self.commit()
@@ -225,11 +226,11 @@ class Journal:
             return
         with suppress(OutputError):  # what stopped the merge is what counts
             self.close()
-        if not _may_go_on(error):
+        if not may_go_on(error):
             disk.remove_file(self._path)
 
 
-def _may_go_on(error: BaseException) -> bool:
+def may_go_on(error: BaseException) -> bool:
     """Whether the same command, or the one that the error speaks of, would go on from here.
 
     It would after an interrupt, a fault of the machine or the network, or one of our own. A recipe or checkpoint that

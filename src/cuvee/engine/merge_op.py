@@ -9,24 +9,27 @@ from typing import Any
 
 import numpy as np
 
+from cuvee.derivations.registry import HELD_ELEMENTS
 from cuvee.engine.derive_op import derive_op
 from cuvee.engine.devices import Backend
 from cuvee.engine.files import ShardFiles
 from cuvee.engine.partition import ranges, row_length
+from cuvee.engine.reads import Reads, reads_of
 from cuvee.engine.survey import Surveyed
 from cuvee.errors import CONTINUE_WITH, CheckpointError, MethodError
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.methods.stages import merger
 from cuvee.numerics.block import Array, Block
+from cuvee.numerics.combine import weighted_sum
 from cuvee.numerics.random import derive_key
 from cuvee.numerics.scan import GRAIN, BlockMap, Range, Scan
 from cuvee.numerics.scan import grain_of as grain_of_scan
 from cuvee.planning.ops import TensorOp
 from cuvee.tensors.dtypes import itemsize, numpy_dtype
 from cuvee.tensors.reader import FileReader
-from cuvee.tensors.shared import SharedReader, change_of
-from cuvee.tensors.sources import Source, Stored, grain_of
+from cuvee.tensors.shared import SharedReader
+from cuvee.tensors.sources import Stored, grain_of
 
 # The largest number of a dtype; and half a step above it, from where values round to infinity.
 _LARGEST = {"F16": 65504.0, "BF16": 3.3895313892515355e38, "F32": 3.4028234663852886e38, "F64": 1.7976931348623157e308}
@@ -80,25 +83,16 @@ def block_reader(op: TensorOp, work: Work) -> Callable[[int, int], Block]:
 
 def _merge(op: TensorOp, work: Work, block_map: BlockMap[Any]) -> _Merge:
     spec = get_method(str(op.method))
-    reads, changes = _reads(op, spec)
-    return _Merge(op, work, spec, block_map, SharedReader(work.reader, reads), changes)
+    reads = reads_of(op, spec)
+    return _Merge(op, work, spec, block_map, SharedReader(work.reader, reads.sources), reads)
 
 
 def blocks_in(op: TensorOp, block_elements: int) -> int:
     """How many blocks an op has: what it can be shared out in."""
     if op.derivation is not None:
-        return len(ranges(op.sources[0].shape, "rows", GRAIN))
+        shape = op.sources[0].shape
+        return 1 if math.prod(shape) <= HELD_ELEMENTS else len(ranges(shape, "rows", GRAIN))
     return 1 if op.method is None else len(_spans(op, get_method(op.method), block_elements))
-
-
-def _reads(op: TensorOp, spec: MethodSpec) -> tuple[list[Source], frozenset[int]]:
-    """What is read for an op; and at which places that is a difference from the base already."""
-    if spec.wants != "deltas" or not op.has_base:
-        return list(op.sources), frozenset()
-    base, *others = op.sources
-    changes = [change_of(source, base) for source in others]
-    reads = [base, *(change or source for change, source in zip(changes, others, strict=True))]
-    return reads, frozenset(i for i, change in enumerate(changes) if change is not None)
 
 
 def _grain(op: TensorOp) -> int:
@@ -111,10 +105,8 @@ def scan_of(op: TensorOp, work: Work) -> Scan:
 
 
 def _spans(op: TensorOp, spec: MethodSpec, block_elements: int) -> tuple[Range, ...]:
-    """The blocks of an op; smaller ones where values are computed, which takes room in the cache beside them."""
-    grain = _grain(op)
-    wanted = block_elements if grain == 1 else max(block_elements // 2, min(grain, block_elements))
-    return ranges(op.shape, spec.scope, wanted, grain)
+    """The blocks of an op; those of its scan, where there is one: what a method keeps of them then serves twice."""
+    return ranges(op.shape, spec.scope, block_elements, _grain(op))
 
 
 def _copy(op: TensorOp, work: Work) -> None:
@@ -154,7 +146,7 @@ class _Merge:
     spec: MethodSpec
     block_map: BlockMap[Any]
     reader: SharedReader
-    changes: frozenset[int]
+    reads: Reads
 
     def run(self) -> None:
         """Scans, merges and writes the tensor."""
@@ -167,7 +159,12 @@ class _Merge:
             scan = self.scan()
             prepared = (spec.prepare(scan, **{name: arguments[name] for name in spec.prepare_arguments}),)
 
-        method = merger(spec, self.scan, prepared, arguments)
+        coefficients = self.reads.coefficients
+        method = (
+            merger(spec, self.scan, prepared, arguments)
+            if coefficients is None
+            else lambda block: weighted_sum(block.arrays, coefficients)
+        )
 
         def merge(span: Range) -> None:
             self.work.check_stop()
@@ -236,7 +233,7 @@ class _Merge:
         if spec.wants == "deltas" and op.has_base:
             base, *arrays = arrays
             for place, array in enumerate(arrays):
-                if place not in self.changes:
+                if place not in self.reads.changes:
                     np.subtract(array, base, out=array) if isinstance(array, np.ndarray) else array.sub_(base)
         surveyed = work.surveyed.get(op.name)
         first = start + surveyed.start if surveyed else start

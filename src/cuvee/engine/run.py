@@ -24,6 +24,7 @@ def run(
     progress: Progress,
     *,
     fresh: bool,
+    stage: str = "merge",
 ) -> tuple[int, int]:
     """Writes all tensors that no earlier run has written; how many it had, and how many worker processes it took.
 
@@ -35,6 +36,7 @@ def run(
         settings: with which devices, threads and memory.
         progress: is told whether the run goes on or starts over, then of bytes and tensors.
         fresh: whether to start over in any case.
+        stage: what `progress` is told that this is.
 
     Raises:
         CuveeError: whatever a source, a method or the disk refuses, or an input that changed meanwhile.
@@ -48,7 +50,7 @@ def run(
         done = sum(journal.done.values())
         if done:
             progress.event("resumed", {"tensors": len(journal.done), "of": len(plan.ops), "bytes": done})
-        progress.begin("merge", plan.bytes_written)
+        progress.begin(stage, plan.bytes_written)
         progress.advance(done)
         processes = execute(plan, place.folder, settings, locate, journal.watching(progress), journal.done)
         progress.end()

@@ -4,6 +4,7 @@
         .cuvee-merge    says that the directory is a merge's; the run that works there holds the lock on it
         journal         which tensors are done (see `journal`)
         model/          the output as far as it is made; it becomes OUT when it is whole
+        NAME.journal, NAME/   the same of a stage before, whose results the output depends on
 
 Nothing but a whole model is ever at OUT, and nothing in OUT.partial itself loads. What is merged is not known here.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cuvee.engine.journal import read_journal
@@ -26,26 +27,31 @@ MARKER = ".cuvee-merge"
 
 @dataclass(frozen=True)
 class Workplace:
-    """A directory in which this process alone makes the output `final`."""
+    """A directory in which this process alone makes the output `final`; of what is done there, one stage."""
 
     home: Path
     final: Path
+    stage: str = ""
+    """The name of a stage whose results are only needed on the way; empty for the output itself."""
 
     @property
     def folder(self) -> Path:
-        """Where the output's files are written."""
-        return self.home / "model"
+        """Where the stage's files are written."""
+        return self.home / (self.stage or "model")
 
     @property
     def journal(self) -> Path:
         """The file that says what is done."""
-        return self.home / "journal"
+        return self.home / (f"{self.stage}.journal" if self.stage else "journal")
 
-    def fresh_folder(self) -> Path:
-        """The folder, empty, for work that keeps no journal and so cannot go on from anything."""
-        disk.keep_only(self.home, {MARKER})
-        disk.make_directory(self.folder)
-        return self.folder
+    def before(self, stage: str) -> Workplace:
+        """The same place for a stage on the way."""
+        return replace(self, stage=stage)
+
+    def forget(self) -> None:
+        """Leaves nothing to go on from."""
+        for journal in self.home.glob("*journal"):
+            disk.remove_file(journal)
 
     def publish(self) -> None:
         """Makes the folder the output, in one step; an old output stays until then.
@@ -141,15 +147,17 @@ def _end_publishing(place: Workplace) -> None:
 
 
 def _kept(place: Workplace) -> str | None:
-    """What is done and can be gone on from, in words."""
-    try:
-        entries = read_journal(place.journal)
-    except OutputError:
-        return None
-    if not entries or not entries.done or not place.folder.is_dir():
-        return None
-    size = sum(entries.done.values())
-    return f"kept:     {len(entries.done)} of {entries.tensors} tensors ({_size(size)}) in {place.home}"
+    """What is done and can be gone on from, in words: of the output if that was begun, else of the stages before."""
+    stages = sorted(path.name.removesuffix(".journal") for path in place.home.glob("?*.journal"))
+    for stage in (place, *map(place.before, stages)):
+        try:
+            entries = read_journal(stage.journal)
+        except OutputError:
+            continue
+        if entries and entries.done and stage.folder.is_dir():
+            size = sum(entries.done.values())
+            return f"kept:     {len(entries.done)} of {entries.tensors} tensors ({_size(size)}) in {place.home}"
+    return None
 
 
 def _size(count: int) -> str:

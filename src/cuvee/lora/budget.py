@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cuvee.derivations.factors import HELD_ELEMENTS, STREAMED_ELEMENTS
+from cuvee.derivations.factors import STREAMED_ELEMENTS
+from cuvee.derivations.registry import HELD_ELEMENTS
 from cuvee.engine.execute import EngineSettings
 from cuvee.errors import PlanError
-from cuvee.lora.design import sides
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora.pairs import Pair
 from cuvee.numerics.low_rank import GRAM_SIDE, width_of
@@ -44,10 +44,12 @@ def within_budget(
 
 def _needed(pair: Pair, rank: int, options: ExtractOptions) -> int:
     """Bytes that the decomposition of one matrix takes at its height."""
-    rows, columns = sides(pair)
+    rows, columns = pair.sides
     short, size = min(rows, columns), rows * columns
     matrix = 4 * ((size if size <= HELD_ELEMENTS else 0) + 3 * min(size, STREAMED_ELEMENTS))
     factors = 4 * _FACTOR_COPIES * width_of(rank, rows, columns) * (rows + columns)
+    if pair.experts > 1:
+        factors += 4 * _FACTOR_COPIES * rank * pair.cost
     full = options.exact or (rank == short and bool(options.energy or options.max_bytes))
     gram = 8 * _EXACT_COPIES * short**2 if full else 8 * short**2 if short <= GRAM_SIDE else 0
     return matrix + factors + gram

@@ -50,7 +50,7 @@ def extraction_card(
     ]
     if curve:
         parts += [_curve_table(curve), f"![Relative error against rank]({picture})" if picture else ""]
-    parts += ["## Use", usage(title, base, _new_rows(found))]
+    parts += ["## Use", usage(title, base, revision_of(checkpoints[1].identity), _new_rows(found))]
     if found.held:
         parts += ["## Tensors", _tensor_table(found.held)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -72,7 +72,7 @@ def merge_card(
         f"{len(ranks)} modules, rank {ranks[0]} to {ranks[-1]}.",
         f"## Recipe\n\n```yaml\n{recipe.text.rstrip()}\n```",
         "## Use",
-        usage(title, base, None),
+        usage(title, base, merge.config.revision, None),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -89,14 +89,20 @@ def public_name(identity: str) -> str:
     return repository if identity.startswith("hf://") else re.split(r"[/\\]", identity.rstrip("/\\"))[-1]
 
 
-def usage(title: str, base: str, rows: int | None) -> str:
+def revision_of(identity: str) -> str | None:
+    """The commit of a checkpoint on the Hub."""
+    return identity.rpartition("@")[2] if identity.startswith("hf://") and "@" in identity else None
+
+
+def usage(title: str, base: str, revision: str | None, rows: int | None) -> str:
     """How to put the adapter on its base; with `rows` the base's vocabulary grows first."""
+    at = f', revision="{revision}"' if revision else ""
     lines = [
         "```python",
         "from peft import PeftModel",
         "from transformers import AutoModelForCausalLM",
         "",
-        f'model = AutoModelForCausalLM.from_pretrained("{base}")',
+        f'model = AutoModelForCausalLM.from_pretrained("{base}"{at})',
     ]
     if rows is not None:
         lines.append(f"model.resize_token_embeddings({rows})  # the adapter brings tokens of its own")

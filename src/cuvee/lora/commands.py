@@ -11,6 +11,7 @@ from typing import Any
 from cuvee.adapters.adapter import Adapter, open_adapter
 from cuvee.engine.execute import EngineSettings
 from cuvee.engine.fetch import fetch
+from cuvee.engine.workplace import Workplace
 from cuvee.errors import PlanError
 from cuvee.lora.card import extraction_card, merge_card
 from cuvee.lora.curve import error_curve, error_picture
@@ -40,21 +41,19 @@ CARD, RECIPE = "README.md", "recipe.yml"
 def extract_adapter(
     model: str,
     base_model: str,
-    out: Path,
-    title: str,
+    place: Workplace,
     extraction: ExtractOptions,
     options: MergeOptions,
     settings: EngineSettings,
     progress: Progress,
     version: str,
 ) -> Extracted:
-    """Writes the adapter that turns `base_model` into `model`, with config, card and tokenizer, into `out`.
+    """Writes the adapter that turns `base_model` into `model`, with config, card and tokenizer, into `place`'s folder.
 
     Args:
         model: the fine-tune, as recipes name models.
         base_model: what it was trained from.
-        out: an existing, empty directory.
-        title: what the adapter is called.
+        place: where to work; what an earlier run has done there is not done again.
         extraction: what to extract.
         options: how to run.
         settings: the engine's share of those.
@@ -68,9 +67,10 @@ def extract_adapter(
     tuned, base = _open(model, base_model, options)
     pairs = pair_up(tuned, base, extraction)
     models = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in (tuned, base))
-    run = Run(models, options.random_seed, settings, {}, progress, version)
+    run = Run(place, options.fresh, models, options.random_seed, settings, {}, progress, version)
     located = fetch(run.plan("lora extract", whole_tensors(pairs), (WEIGHTS,)), (tuned, base), progress)
-    found = extract(pairs, (tuned, base), extraction, replace(run, locate=located), out)
+    found = extract(pairs, (tuned, base), extraction, replace(run, locate=located))
+    out, title = place.folder, place.final.name
     if options.write_model_card:
         curve = error_curve(found)
         if curve:
@@ -84,19 +84,17 @@ def extract_adapter(
 
 def merge_adapters(
     source: str | Path | Mapping[str, Any],
-    out: Path,
-    title: str,
+    place: Workplace,
     options: MergeOptions,
     settings: EngineSettings,
     progress: Progress,
     version: str,
 ) -> AdapterMerge:
-    """Writes the adapter that a recipe for adapters describes, with config and card, into `out`.
+    """Writes the adapter that a recipe for adapters describes, with config and card, into `place`'s folder.
 
     Args:
         source: the recipe.
-        out: an existing, empty directory.
-        title: what the adapter is called.
+        place: where to work; what an earlier run has done there is not done again.
         options: how to run.
         settings: the engine's share of those.
         progress: is told of bytes and tensors.
@@ -113,9 +111,10 @@ def merge_adapters(
     merge = plan_adapter_merge(recipe, adapters)
     files = [_as_checkpoint(adapter) for adapter in adapters]
     models = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in files)
-    run = Run(models, options.random_seed, settings, {}, progress, version)
+    run = Run(place, options.fresh, models, options.random_seed, settings, {}, progress, version, recipe.text)
     located = fetch(run.plan(recipe.method, merge.ops, (WEIGHTS,)), files, progress)
-    replace(run, locate=located).execute("merge", recipe.method, merge.ops, out, (WEIGHTS,))
+    out = replace(run, locate=located).execute("merge", recipe.method, merge.ops, (WEIGHTS,))
+    title = place.final.name
     disk.write_file(out / CONFIG, adapter_config(merge.config).encode())
     if options.write_model_card:
         disk.write_file(out / CARD, merge_card(title, recipe, adapters, merge, version).encode())

@@ -36,7 +36,7 @@ def error_curve(found: Extracted) -> tuple[Point, ...]:
         missing = [each.total - sums[min(rank, each.rank)] for each, sums in zip(modules, kept, strict=True)]
         # Sums of rounded singular values may pass the total by a hair, and never tell less than was measured.
         floored = math.fsum(max(gap, each.missing) for gap, each in zip(missing, modules, strict=True))
-        parameters = sum(min(rank, each.rank) * (each.shape[0] + math.prod(each.shape[1:])) for each in modules)
+        parameters = sum(min(rank, each.rank) * each.cost for each in modules)
         points.append(Point(rank, math.sqrt((rest + floored) / (found.total or 1.0)), parameters))
     return tuple(points)
 

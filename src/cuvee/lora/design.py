@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from cuvee.layout.facts import EMBEDDINGS, HEADS
 from cuvee.layout.names import ends_with
 from cuvee.lora.files import copied, derived
 from cuvee.lora.options import ExtractOptions
-from cuvee.lora.pairs import GENERATIVE, Pair, Pairs
+from cuvee.lora.pairs import GENERATIVE, STACKS, Pair, Pairs
 from cuvee.lora.peft_config import PREFIX, AdapterPlan, factor_names
 from cuvee.planning.ops import Output, ParameterValue, TensorOp
 from cuvee.tensors.checkpoint import Checkpoint
@@ -95,11 +94,11 @@ class Design:
 
     def _factors(self, pair: Pair, total: float) -> TensorOp:
         rank, code = self.ranks[pair.name], self.options.code
-        fan_out, fan_in = sides(pair)[::-1] if pair.transposed else sides(pair)
-        down, up = factor_names(self.path(pair.module), embedding=pair.kind == "embedding")
+        fan_out, fan_in = pair.sides[::-1] if pair.transposed else pair.sides
+        down, up = factor_names(self._holder(pair), embedding=pair.kind == "embedding")
         outputs = [
-            Output(down, (rank, fan_in), code),
-            Output(up, (fan_out, rank), code),
+            Output(down, (pair.experts * rank, fan_in), code),
+            Output(up, (fan_out, rank * pair.experts), code),
             Output(values_name(pair), (rank,), "F32", shard=1),
             Output(squares_name(pair), (2,), "F64", shard=1),
         ]
@@ -115,15 +114,29 @@ class Design:
             "exact": self.options.exact,
             "dtype": code,
             "head": bool(head),
+            **({"experts": pair.experts} if pair.kind == "experts" else {}),
         }
         return derived("low_rank", compared(pair), outputs, parameters)
+
+    def _holder(self, pair: Pair) -> str:
+        """The module that holds a tensor's factors: PEFT wraps the parameters of one module around each other."""
+        path = self.path(pair.module)
+        if pair.kind != "experts":
+            return path
+        place = STACKS.index(pair.name.rpartition(".")[2])
+        held = {each.name for each in self.factored}
+        return path + ".base_layer" * sum(f"{pair.module}.{name}" in held for name in STACKS[place + 1 :])
+
+    def _key(self, pair: Pair) -> str:
+        """What the adapter's config calls a tensor that is held as factors."""
+        return self.path(pair.name if pair.kind == "experts" else pair.module)
 
     def config(self) -> AdapterPlan:
         """The adapter's settings."""
         model, base = self.checkpoints
         path, revision = _loadable(base)
         names = {self.path(pair.module) for pair in (*self.pairs.taken, *self.pairs.left)}
-        ranks = {self.path(pair.module): self.ranks[pair.name] for pair in self.factored}
+        ranks = {self._key(pair): self.ranks[pair.name] for pair in self.factored}
         whole = [self.path(module) for module in self.whole]
         tied = self.tied
         if tied is not None and self.pairs.tied_head is not None:
@@ -143,6 +156,7 @@ class Design:
             fan_in_fan_out=any(pair.transposed and pair.kind == "linear" for pair in self.factored),
             tied=tied is not None,
             architectures=model.config.get("architectures") or (),
+            parameters=tuple(self._key(pair) for pair in self.factored if pair.kind == "experts"),
         )
 
 
@@ -154,12 +168,6 @@ def values_name(pair: Pair) -> str:
 def squares_name(pair: Pair) -> str:
     """Under which name the squared norms of a tensor's change, and of what its factors lack, are written."""
     return f"{pair.name}.squares"
-
-
-def sides(pair: Pair) -> tuple[int, int]:
-    """Rows and columns of a tensor as a matrix."""
-    shape = pair.tuned.shape
-    return shape[0], math.prod(shape[1:])
 
 
 def compared(pair: Pair) -> tuple[Source, Source]:

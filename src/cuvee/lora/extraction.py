@@ -7,16 +7,15 @@ and the adapter itself. How a decomposition is computed is not known here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from cuvee.errors import CheckpointError, PlanError
 from cuvee.lora.budget import within_budget
-from cuvee.lora.design import Design, compared, sides, squares_name, values_name
-from cuvee.lora.files import CONFIG, SPECTRA, WEIGHTS, Run, derived, read_small, scratch
+from cuvee.lora.design import Design, compared, squares_name, values_name
+from cuvee.lora.files import CONFIG, SPECTRA, WEIGHTS, Run, derived, read_small
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora.pairs import Pair, Pairs
 from cuvee.lora.peft_config import adapter_config
@@ -42,7 +41,8 @@ class Held:
         whole: whether it is saved whole.
         total: squared norm of the change; NaN if there is nothing to compare with.
         missing: squared norm of what the adapter lacks of it.
-        values: the singular values kept.
+        values: the singular values kept; of stacked experts, the root of the sum of their squares.
+        cost: numbers that each rank takes.
 
     """
 
@@ -53,6 +53,7 @@ class Held:
     total: float
     missing: float
     values: Array
+    cost: int
 
 
 @dataclass(frozen=True)
@@ -78,35 +79,33 @@ class Extracted:
         return tuple(each for each in self.held if each.rank)
 
 
-def extract(pairs: Pairs, checkpoints: tuple[Checkpoint, Checkpoint], options: ExtractOptions, run: Run, out: Path
-            ) -> Extracted:  # fmt: skip
-    """Writes the adapter's tensors and adapter_config.json into `out`.
+def extract(pairs: Pairs, checkpoints: tuple[Checkpoint, Checkpoint], options: ExtractOptions, run: Run) -> Extracted:
+    """Writes the adapter's tensors and adapter_config.json into the folder of the run's workplace.
 
     Args:
         pairs: the tensors of the fine-tune and the base.
         checkpoints: the fine-tune and the base.
         options: what to extract.
-        run: how plans run.
-        out: an existing directory.
+        run: how plans run, and where.
 
     Raises:
         CuveeError: if nothing changed, values are not finite, or a budget cannot be met.
 
     """
-    with scratch(out) as folder:
-        totals = _measure(pairs, run, folder("measured"))
-        changed = [pair for pair in pairs.taken if totals.get(pair.name, 1.0) > 0]
-        if not changed:
-            raise PlanError(
-                f"{checkpoints[0].name} and {checkpoints[1].name} do not differ in what was asked for",
-                fix="check that --model names the fine-tune and --base-model the model it came from",
-            )
-        limits = {pair.name: _limit(pair, options) for pair in changed if pair.decomposable}
-        run = replace(run, settings=within_budget(run.settings, changed, limits, options))
-        ranks = _ranks(changed, limits, totals, options, run, folder)
+    totals = _measure(pairs, run)
+    changed = [pair for pair in pairs.taken if totals.get(pair.name, 1.0) > 0]
+    if not changed:
+        raise PlanError(
+            f"{checkpoints[0].name} and {checkpoints[1].name} do not differ in what was asked for",
+            fix="check that --model names the fine-tune and --base-model the model it came from",
+        )
+    changed = _as_modules(changed)
+    limits = {pair.name: _limit(pair, options) for pair in changed if pair.decomposable}
+    run = replace(run, settings=within_budget(run.settings, changed, limits, options))
+    ranks = _ranks(changed, limits, totals, options, run)
     design = Design(tuple(changed), ranks, pairs, checkpoints, options)
     design.check()
-    run.execute("extract", "lora extract", design.ops(totals), out, (WEIGHTS, SPECTRA))
+    out = run.execute("extract", "lora extract", design.ops(totals), (WEIGHTS, SPECTRA))
     disk.write_file(out / CONFIG, adapter_config(design.config()).encode())
     written = read_small(out / SPECTRA)
     left = [pair for pair in pairs.left if totals.get(pair.name, 0.0) > 0 and pair.module not in design.whole]
@@ -120,12 +119,20 @@ def _held(pair: Pair, totals: Mapping[str, float], written: Mapping[str, Array],
     total = totals.get(pair.name, math.nan)
     values = written.get(values_name(pair), np.empty(0, np.float32))
     missing = 0.0 if whole else float(written[squares_name(pair)][1]) if values.size else total
-    return Held(pair.name, pair.tuned.shape, len(values), whole, total, missing, values)
+    return Held(pair.name, pair.tuned.shape, len(values), whole, total, missing, values, pair.cost)
+
+
+def _as_modules(changed: Sequence[Pair]) -> list[Pair]:
+    """The same, stacked experts whole if anything else of their module has to be: PEFT takes all of it or nothing."""
+    whole = {pair.module for pair in changed if not pair.decomposable}
+    return [
+        replace(pair, kind="whole") if pair.kind == "experts" and pair.module in whole else pair for pair in changed
+    ]
 
 
 def _limit(pair: Pair, options: ExtractOptions) -> int:
     """The largest rank that a tensor may get."""
-    return min(*sides(pair), options.largest_rank or min(sides(pair)))
+    return min(*pair.sides, options.largest_rank or min(pair.sides))
 
 
 def whole_tensors(pairs: Pairs) -> list[TensorOp]:
@@ -134,11 +141,11 @@ def whole_tensors(pairs: Pairs) -> list[TensorOp]:
     return [derived("change", each, (Output(name, (1,), "F64"),), {}) for name, each in sources.items()]
 
 
-def _measure(pairs: Pairs, run: Run, folder: Path) -> dict[str, float]:
+def _measure(pairs: Pairs, run: Run) -> dict[str, float]:
     """The squared norm of every comparable tensor's change."""
     ops = [op for op in whole_tensors(pairs) if len(op.sources) == 2]
     measuring = replace(run, settings=replace(run.settings, allow_nonfinite=True))
-    measuring.execute("compare", "lora extract", ops, folder, (_MEASURED,))
+    folder = measuring.execute("compare", "lora extract", ops, (_MEASURED,), before="changes")
     totals = {name: float(value[0]) for name, value in read_small(folder / _MEASURED).items()}
     if bad := next((name for name, total in totals.items() if not math.isfinite(total)), None):
         raise CheckpointError(
@@ -155,12 +162,11 @@ def _ranks(
     totals: Mapping[str, float],
     options: ExtractOptions,
     run: Run,
-    folder: Callable[[str], Path],
 ) -> dict[str, int]:
     """The rank of every tensor that is decomposed, by name; 0 for what is not worth a rank."""
     if not (options.energy or options.max_bytes or options.sv_epsilon) or not limits:
         return limits
-    spectra = _spectra([pair for pair in changed if pair.decomposable], limits, totals, run, folder("spectra"))
+    spectra = _spectra([pair for pair in changed if pair.decomposable], limits, totals, run)
     ranks = limits
     if options.energy:
         ranks = by_energy(spectra, totals, options.energy)
@@ -170,25 +176,24 @@ def _ranks(
         spectra = {name: values[: ranks[name]] for name, values in spectra.items()}
     if options.max_bytes:
         size = itemsize(options.code)
-        costs = {pair.name: sum(sides(pair)) * size for pair in changed if pair.decomposable}
+        costs = {pair.name: pair.cost * size for pair in changed if pair.decomposable}
         rest = sum(math.prod(pair.tuned.shape) * itemsize(pair.tuned.dtype)
                    for pair in changed if not pair.decomposable)  # fmt: skip
         ranks = by_size(spectra, costs, parse_size(options.max_bytes) - rest)
     return ranks
 
 
-def _spectra(
-    pairs: Sequence[Pair], limits: Mapping[str, int], totals: Mapping[str, float], run: Run, folder: Path
-) -> Spectra:
+def _spectra(pairs: Sequence[Pair], limits: Mapping[str, int], totals: Mapping[str, float], run: Run) -> Spectra:
     """The leading singular values of every tensor's change."""
     ops = [
         derived(
             "spectrum",
             compared(pair),
             (Output(pair.name, (limits[pair.name],), "F64"),),
-            {"count": limits[pair.name], "total": totals[pair.name]},
+            {"count": limits[pair.name], "total": totals[pair.name]}
+            | ({"experts": pair.experts} if pair.kind == "experts" else {}),
         )
         for pair in pairs
     ]
-    run.execute("singular values", "lora extract", ops, folder, (_MEASURED,))
+    folder = run.execute("singular values", "lora extract", ops, (_MEASURED,), before="spectra")
     return read_small(folder / _MEASURED)

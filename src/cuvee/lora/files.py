@@ -5,18 +5,18 @@ An adapter's tensors lie in one file of a fixed name; what was measured on the w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from cuvee.engine.execute import EngineSettings, execute
+from cuvee.engine.execute import EngineSettings
+from cuvee.engine.run import run
+from cuvee.engine.workplace import Workplace
 from cuvee.numerics.row_blocks import Array
 from cuvee.planning.ops import Output, ParameterValue, Plan, PlannedModel, Shard, TensorOp
 from cuvee.progress import Progress
-from cuvee.tensors import disk
 from cuvee.tensors.dtypes import itemsize, numpy_dtype
 from cuvee.tensors.header import build_header, read_header
 from cuvee.tensors.sources import Source
@@ -31,29 +31,37 @@ class Run:
     """What all plans of one command share.
 
     Attributes:
+        place: where it works.
+        fresh: whether to start over in any case.
         models: the inputs, as plans name them.
         seed: of what is drawn at random.
         settings: the engine's.
         locate: local path of every file that sources name.
         progress: is told of bytes and tensors.
         version: of Cuvee.
+        recipe: what the plans were made from, if that is a text.
 
     """
 
+    place: Workplace
+    fresh: bool
     models: tuple[PlannedModel, ...]
     seed: int
     settings: EngineSettings
     locate: dict[str, Path]
     progress: Progress
     version: str
+    recipe: str = ""
 
-    def execute(self, stage: str, method: str, ops: Sequence[TensorOp], folder: Path, files: Sequence[str]) -> Plan:
-        """Runs ops whose outputs lie in `files` (`shard` tells which) and gives the plan of them."""
+    def execute(self, stage: str, method: str, ops: Sequence[TensorOp], files: Sequence[str], before: str = "") -> Path:
+        """Runs ops whose outputs lie in `files` (`shard` tells which), as far as no earlier run has; their folder.
+
+        With `before`, the name of a stage on the way, in a folder of its own.
+        """
+        place = self.place.before(before)
         plan = self.plan(method, ops, files)
-        self.progress.begin(stage, sum(op.nbytes for op in plan.ops))
-        execute(plan, folder, self.settings, self.locate, self.progress)
-        self.progress.end()
-        return plan
+        run(plan, self.recipe, place, self.locate, self.settings, self.progress, fresh=self.fresh, stage=stage)
+        return place.folder
 
     def plan(self, method: str, ops: Sequence[TensorOp], files: Sequence[str]) -> Plan:
         """The plan of ops whose outputs lie in `files`, with their places in them."""
@@ -72,8 +80,9 @@ def derived(
     sources: Sequence[Source],
     outputs: Sequence[Output],
     parameters: Mapping[str, ParameterValue],
+    models: Sequence[int] = (0, 1),
 ) -> TensorOp:
-    """An op that derives `outputs` of `sources`, without places in files."""
+    """An op that derives `outputs` of `sources`, which belong to `models`, without places in files."""
     first = outputs[0]
     return TensorOp(
         name=first.name,
@@ -82,7 +91,7 @@ def derived(
         shard=first.shard,
         offset=0,
         sources=tuple(sources),
-        models=tuple(range(len(sources))),
+        models=tuple(models)[: len(sources)],
         has_base=False,
         method=None,
         parameters=parameters,
@@ -138,20 +147,3 @@ def read_small(file: Path) -> dict[str, Array]:
         name: np.frombuffer(data[entry.start : entry.stop], numpy_dtype(entry.dtype)).reshape(entry.shape)
         for name, entry in header.tensors.items()
     }
-
-
-@contextmanager
-def scratch(folder: Path) -> Iterator[Callable[[str], Path]]:
-    """Gives new empty folders inside `folder`, by name, which are gone in the end."""
-    made: list[Path] = []
-
-    def make(name: str) -> Path:
-        made.append(folder / name)
-        disk.make_directory(made[-1])
-        return made[-1]
-
-    try:
-        yield make
-    finally:
-        for path in made:
-            disk.remove_tree(path)

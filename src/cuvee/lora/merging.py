@@ -5,7 +5,6 @@ What the adapters' base model looks like is not known here, nor needed.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from cuvee.layout.layout import layout_of
 from cuvee.lora.files import copied, derived
 from cuvee.lora.peft_config import PREFIX, AdapterPlan, factor_names
 from cuvee.lora.recipe import AdapterRecipe
+from cuvee.numerics.combine import divisor
 from cuvee.planning.ops import Output, ParameterValue, TensorOp
 from cuvee.tensors.dtypes import promote
 from cuvee.tensors.sources import Stored
@@ -69,9 +69,12 @@ def _module_op(recipe: AdapterRecipe, adapters: Sequence[Adapter], name: str, t:
     reach = total if recipe.method == "concat" else min(total, fan_in, fan_out)
     if recipe.is_sum:
         derivation = "stack"
-        strength = parameters["lambda_"] / ((sum(parameters["weight"]) or 1.0) if parameters["normalize"] else 1.0)
         weights = parameters["weight"]
+        strength = parameters["lambda_"] * parameters.get("lines", 1.0)
+        strength /= divisor(weights) if parameters["normalize"] else 1.0
         chosen["factors"] = tuple(w * s * strength for w, s in zip(weights, scalings, strict=True))
+        if parameters.get("match_norm"):
+            chosen |= {"weight": weights, "scalings": scalings, "match_norm": True}
     else:
         derivation = "merge_updates"
         chosen |= {"scalings": scalings, "space": recipe.space, "method": recipe.recipe.method, **parameters}
@@ -84,17 +87,18 @@ def _module_op(recipe: AdapterRecipe, adapters: Sequence[Adapter], name: str, t:
         )
     outputs = _outputs(recipe, there[0][1], pairs, rank)
     sources = [source for pair in pairs for source in pair]
-    return derived(derivation, sources, outputs, {"rank": rank, **chosen})
+    owners = [index for index, module in enumerate(found) if module is not None for _ in "AB"]
+    return derived(derivation, sources, outputs, {"rank": rank, **chosen}, owners)
 
 
 def _check_parameters(recipe: AdapterRecipe, parameters: Mapping[str, object]) -> None:
-    """Raises a PlanError for what does not act on one tensor by itself: stages, and scans of whole models."""
-    known = inspect.signature(recipe.spec.apply).parameters
-    others = [name for name, value in parameters.items() if name not in known or (name == "over" and value == "model")]
-    if others:
+    """Raises a PlanError for what looks at the whole model: adapters are merged one module by itself."""
+    over = recipe.spec.over
+    if over is not None and parameters[over] == "model":
         raise PlanError(
-            f"{', '.join(others)} cannot be set where adapters are merged with each other",
-            fix="leave it out, or merge base+adapter models with `cuvee merge`",
+            f"{over} of {recipe.method} is model, and adapters are merged one module at a time",
+            expected="a method that looks at one tensor by itself",
+            fix=f"set {over}: tensor, or merge base+adapter models with `cuvee merge`",
         )
 
 

@@ -5,6 +5,7 @@ Decided by names, shapes and config alone; whether a tensor changed at all is no
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, is_quantised
 from cuvee.tensors.sources import Source
 
-Kind = Literal["linear", "embedding", "bias", "whole"]
+Kind = Literal["linear", "embedding", "experts", "bias", "whole"]
 
 # Models whose linear layers store their weight as [in, out], and what those layers are called.
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
@@ -28,6 +29,9 @@ _CONV1D_LAYERS = ("c_attn", "c_fc", "c_proj", "q_attn")
 _OTHER_EMBEDDINGS = ("wpe", "embed_positions", "position_embeddings", "token_type_embeddings", "position_embedding",
                      "relative_attention_bias")  # fmt: skip
 _ROUTERS = ("gate", "router", "shared_expert_gate")
+# Stacked weights of a block of experts, in the order in which PEFT wraps them, and families that stack [in, out].
+STACKS = ("gate_up_proj", "down_proj")
+_TRANSPOSED_STACKS = ("gpt_oss", "openai_privacy_filter", "aria", "aria_text")
 GENERATIVE = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
@@ -37,7 +41,8 @@ class Pair:
 
     Attributes:
         name: the tensor's.
-        kind: how its change may be held: factors of a linear layer or an embedding, a bias, or the tensor whole.
+        kind: how its change may be held: factors of a linear layer, an embedding or each of stacked experts, a bias, or
+            the tensor whole.
         transposed: whether the weight is stored as [in, out].
         tuned: its values in the fine-tune.
         base: those in the base; None if they cannot be compared (it is new, or has more rows).
@@ -58,7 +63,23 @@ class Pair:
     @property
     def decomposable(self) -> bool:
         """Whether its change can be held as a product of factors."""
-        return self.kind in ("linear", "embedding") and self.base is not None
+        return self.kind in ("linear", "embedding", "experts") and self.base is not None
+
+    @property
+    def experts(self) -> int:
+        """How many matrices lie in the tensor, one behind the other."""
+        return self.tuned.shape[0] if self.kind == "experts" else 1
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Rows and columns of the tensor as a matrix, or of each of its matrices."""
+        rows, *columns = self.tuned.shape[1:] if self.kind == "experts" else self.tuned.shape
+        return rows, math.prod(columns)
+
+    @property
+    def cost(self) -> int:
+        """Numbers that each rank of its factors takes."""
+        return self.experts * sum(self.sides)
 
 
 @dataclass(frozen=True)
@@ -93,6 +114,7 @@ def pair_up(model: Checkpoint, base: Checkpoint, options: ExtractOptions) -> Pai
 
 def _pairs(model: Checkpoint, base: Checkpoint, options: ExtractOptions) -> Iterator[Pair]:
     conv1d = model.config.get("model_type") in _CONV1D_MODELS
+    stacks = model.config.get("model_type") in _TRANSPOSED_STACKS
     for name, tuned in _tensors(model, base):
         origin = base.tensors.get(name) or base.tensors.get(tied_embedding(base.tensors, name) or "")
         module, _, leaf = name.rpartition(".")
@@ -116,7 +138,9 @@ def _pairs(model: Checkpoint, base: Checkpoint, options: ExtractOptions) -> Iter
                 kind = "embedding" if options.embed_lora else "whole"
             elif last not in _ROUTERS:
                 kind = "linear" if options.embed_lora or not ends_with(name, HEADS) else "whole"
-        turned = kind == "embedding" or (conv1d and last in _CONV1D_LAYERS)
+        elif leaf in STACKS and len(tuned.shape) == 3 and not _matches(f"{name}.weight", options.save_module):
+            kind = "experts"
+        turned = kind == "embedding" or (conv1d and last in _CONV1D_LAYERS) or (stacks and kind == "experts")
         yield Pair(name, kind, turned, tuned, origin)
 
 

@@ -38,6 +38,7 @@ class AdapterPlan:
         architectures: as the model's config lists them.
         task: PEFT's name of the task, where the architectures do not tell it.
         targets: what finds the adapted modules, where `modules` are not all that the model has.
+        parameters: those of `ranks` that are parameters of modules rather than modules.
 
     """
 
@@ -52,6 +53,7 @@ class AdapterPlan:
     architectures: Iterable[str] = ()
     task: str | None = None
     targets: tuple[str, ...] | None = None
+    parameters: tuple[str, ...] = ()
 
 
 def adapter_config(plan: AdapterPlan) -> str:
@@ -61,6 +63,7 @@ def adapter_config(plan: AdapterPlan) -> str:
     others = {module: own for module, own in sorted(plan.ranks.items()) if own != rank}
     first = next(iter(plan.architectures), "")
     everything = _with_parents(plan.modules)
+    modules = [name for name in plan.ranks if name not in plan.parameters]
     whole = list(plan.whole) if plan.targets else _endings(plan.whole, everything, str.endswith)
     facts = {
         "base_model_name_or_path": plan.base,
@@ -77,7 +80,8 @@ def adapter_config(plan: AdapterPlan) -> str:
         "use_dora": False,
         "bias": "all" if plan.biases else "none",
         "fan_in_fan_out": plan.fan_in_fan_out,
-        "target_modules": list(plan.targets or _endings(plan.ranks, everything, _ends_in)),
+        "target_modules": list(plan.targets or _endings(modules, everything, _ends_in)),
+        **({"target_parameters": sorted(plan.parameters)} if plan.parameters else {}),
         "modules_to_save": whole or None,
         **({"ensure_weight_tying": True} if plan.tied else {}),
     }

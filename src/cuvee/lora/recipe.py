@@ -24,6 +24,7 @@ from cuvee.tensors.reference import ModelRef
 
 SPACES = ("core", "knots", "factors")
 _SUMS = ("concat", "svd")
+_OF_MODELS = ("base_model", "tokenizer", "tokenizer_source", "chat_template")  # keys that need models
 _NO_BASE = "no-base"  # stands in for the base model that methods of changes want and adapters do not have
 
 
@@ -97,8 +98,11 @@ def read_adapter_recipe(source: str | Path | Mapping[str, Any]) -> AdapterRecipe
     adapters = tuple(source.model for source in recipe.modules[0].slices[0].sources if source.model.path != _NO_BASE)
     if bad := next((ref for ref in adapters if ref.adapters), None):
         raise PlanError(f"{bad} names a model with an adapter on it", fix=f"name the adapter alone: {bad.adapters[0]}")
+    told = [
+        f"{file}: {key} has no effect where adapters are merged with each other" for key in _OF_MODELS if data.get(key)
+    ]
     shown = text or yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    return AdapterRecipe(name, space, rank, adapters, shown, warnings, recipe)
+    return AdapterRecipe(name, space, rank, adapters, shown, (*warnings, *told), recipe)
 
 
 def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import PerModel, Weights
 from cuvee.numerics.block import Array
-from cuvee.numerics.combine import divisor, weighted_sum
+from cuvee.numerics.combine import divisor, shares, weighted_sum
 
 
-@merge_method("linear", base="none", models=(1, None), reference="Wortsman et al. 2022, Model soups, arXiv:2203.05482")
+@merge_method(
+    "linear",
+    base="none",
+    models=(1, None),
+    coefficients=shares,
+    reference="Wortsman et al. 2022, Model soups, arXiv:2203.05482",
+)
 def linear(weights: Weights, *, weight: PerModel[float], normalize: bool = True) -> Array:
     """Weighted mean of the models' tensors.
 

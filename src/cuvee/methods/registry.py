@@ -57,6 +57,7 @@ def merge_method(
     scope: Scope = "elements",
     prepare: Callable[..., Any] | None = None,
     check: Callable[..., None] | None = None,
+    coefficients: Callable[..., tuple[float, ...]] | None = None,
     reference: str | None = None,
     keeps: int = 0,
 ) -> Callable[[F], F]:
@@ -71,6 +72,8 @@ def merge_method(
             is needed.
         prepare: `prepare(scan, *, some of the method's parameters)`, whose result the method's Prepared argument
             receives.
+        coefficients: `coefficients(*, some of the method's parameters)`, for a method that is nothing but the sum of
+            its inputs times a number each: these. The engine may then add inputs up before they are formed.
         reference: the paper.
         keeps: bytes an element that `prepare` takes if it keeps scores of tensors of up to `AFFORDABLE` elements, for
             the memory budget.
@@ -89,6 +92,7 @@ def merge_method(
             scope=scope,
             prepare=prepare,
             check=check,
+            coefficients=coefficients,
             reference=reference,
             keeps=keeps,
         )

@@ -84,6 +84,9 @@ class MethodSpec:
     prepare_arguments: tuple[str, ...]
     check: Callable[..., None] | None
     check_arguments: tuple[str, ...]
+    coefficients: Callable[..., tuple[float, ...]] | None
+    """Set for methods that are a linear combination of what they want: its coefficients, one for each input."""
+    coefficient_arguments: tuple[str, ...]
     wants: Wants
     base: Base
     min_models: int
@@ -116,6 +119,7 @@ def read_signature(
     scope: Scope,
     prepare: Callable[..., Any] | None,
     check: Callable[..., None] | None,
+    coefficients: Callable[..., tuple[float, ...]] | None,
     reference: str | None,
     keeps: int = 0,
 ) -> MethodSpec:
@@ -140,6 +144,8 @@ def read_signature(
         prepare_arguments=_arguments(name, prepare, parameters, 1),
         check=check,
         check_arguments=_arguments(name, check, parameters, 0),
+        coefficients=coefficients,
+        coefficient_arguments=_arguments(name, coefficients, parameters, 0),
         wants=wants,
         base=base,
         min_models=models[0],

@@ -6,12 +6,14 @@ from cuvee.methods.consensus import add_up
 from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import Deltas, PerModel
 from cuvee.numerics.block import Array
+from cuvee.numerics.combine import scaled_shares
 
 
 @merge_method(
     "task_arithmetic",
     base="required",
     models=(1, None),
+    coefficients=scaled_shares,
     reference="Ilharco et al. 2023, Editing models with task arithmetic, arXiv:2212.04089",
 )
 def task_arithmetic(

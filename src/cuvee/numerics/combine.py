@@ -30,6 +30,17 @@ def weighted_sum(
     return sum_of(array * (weight * scale / divide_by) for array, weight in zip(arrays, weights, strict=True))
 
 
+def shares(*, weight: Sequence[float], normalize: bool) -> tuple[float, ...]:
+    """The weights, divided by their sum if `normalize`: what a weighted sum multiplies its arrays by."""
+    return scaled_shares(weight=weight, normalize=normalize, lambda_=1.0)
+
+
+def scaled_shares(*, weight: Sequence[float], normalize: bool, lambda_: float) -> tuple[float, ...]:
+    """The same times `lambda_`."""
+    by = divisor(weight) if normalize else 1.0
+    return tuple(each * lambda_ / by for each in weight)
+
+
 def divisor(weights: Sequence[float]) -> float:
     """The sum of the weights, or 1 where it all but vanishes: what a weighted sum is divided by to normalise it."""
     total = math.fsum(weights)

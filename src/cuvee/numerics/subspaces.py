@@ -22,6 +22,16 @@ class Update:
     up: Array
     down: Array
 
+    @property
+    def norm(self) -> float:
+        """The Frobenius norm of the product, from the factors' Gram matrices in float64."""
+        up, down = self.up.astype(np.float64), self.down.astype(np.float64)
+        return float(np.sqrt(max(np.vdot(up.T @ up, down @ down.T), 0.0)))
+
+    def times(self, factor: float) -> Update:
+        """The product times a number, which B takes."""
+        return self if factor == 1.0 else Update(self.up * factor, self.down)
+
 
 @dataclass(frozen=True)
 class Shared:

@@ -14,7 +14,7 @@ from typing import Any
 
 from cuvee.errors import CheckpointError
 from cuvee.tensors.header import name_fault, read_header
-from cuvee.tensors.location import Location
+from cuvee.tensors.location import Location, some_of
 from cuvee.tensors.sources import Source, Stored
 
 _SAFE_INDEX = "model.safetensors.index.json"
@@ -109,7 +109,7 @@ def open_checkpoint(location: Location, name: str, converted: Path | None = None
             raise CheckpointError(
                 f"{name} holds no weights",
                 expected="*.safetensors, or pytorch_model.bin",
-                found=", ".join(sorted(files)[:8]) or "an empty directory",
+                found=some_of(files),
                 checkpoint=name,
             )
     except CheckpointError as error:

@@ -7,8 +7,8 @@ it comes from, is not known here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +32,7 @@ class LowRank:
         transposed: whether the weight is `[in, out]`.
         experts: how many such matrices lie behind each other in the weight's first dimension; if more than one, `a` is
             `[experts * rank, in]` and `b` is `[out, rank * experts]`, as PEFT lays them out.
+        scales: a further factor of each of the ranks; none are ones.
 
     """
 
@@ -41,6 +42,7 @@ class LowRank:
     shape: tuple[int, ...]
     transposed: bool = False
     experts: int = 1
+    scales: tuple[float, ...] = ()
     kind: Literal["low_rank"] = "low_rank"
 
     @property
@@ -89,13 +91,14 @@ class LowRank:
 
         def left() -> Array:
             wanted = self._a(expert, reader, dtype).T if self.transposed else self._b(expert, reader, dtype)
-            return np.ascontiguousarray(wanted[:rows] * dtype.type(self.scale))
+            factors = self.scale * np.array(self.scales) if self.scales else self.scale
+            return np.ascontiguousarray(wanted[:rows] * np.asarray(factors, dtype))
 
         def right() -> Array:
             wanted = self._b(expert, reader, dtype).T if self.transposed else self._a(expert, reader, dtype)
             return np.ascontiguousarray(wanted[:, :columns])
 
-        return reader.keep((self, expert, "left", dtype), left), reader.keep((self, expert, "right", dtype), right)
+        return reader.keep(self, (expert, "left", dtype), left), reader.keep(self, (expert, "right", dtype), right)
 
     def _a(self, expert: int, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:
         rows = self.a.shape[0] // self.experts
@@ -104,8 +107,34 @@ class LowRank:
         return self.a.read(begin, begin + rows * columns, reader, dtype).reshape(rows, columns)
 
     def _b(self, expert: int, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:
-        whole = reader.keep((self.b, dtype), lambda: _whole(self.b, reader, dtype).reshape(self.b.shape[0], -1))
+        whole = reader.keep(self.b, dtype, lambda: _whole(self.b, reader, dtype).reshape(self.b.shape[0], -1))
         return whole[:, expert :: self.experts]
+
+
+def stacked(updates: Sequence[tuple[LowRank, float]]) -> list[LowRank]:
+    """The sum of updates times a factor each, as few products as their shapes allow: factors lie side by side.
+
+    Args:
+        updates: for tensors of one shape.
+
+    """
+    alike: dict[Any, list[tuple[LowRank, float]]] = {}
+    for number, (update, factor) in enumerate(updates):
+        sides = (update.transposed, update.b.shape[:1], update.b.shape[2:], update.a.shape[1:])
+        alike.setdefault(sides if update.experts == 1 else number, []).append((update, factor))
+    return [_side_by_side(group) for group in alike.values()]
+
+
+def _side_by_side(group: Sequence[tuple[LowRank, float]]) -> LowRank:
+    first, factor = group[0]
+    if len(group) == 1:
+        return replace(first, scale=first.scale * factor)
+    scales = [
+        scale * each.scale * factor for each, factor in group for scale in each.scales or (1.0,) * each.a.shape[0]
+    ]
+    b = sources.Joined(tuple(each.b for each, _ in group), 1)
+    a = sources.Joined(tuple(each.a for each, _ in group), 0)
+    return replace(first, b=b, a=a, scale=1.0, scales=tuple(scales))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +204,8 @@ class Kronecker:
     def read(self, start: int, stop: int, reader: sources.Reader, dtype: np.dtype[Any]) -> Array:
         """Elements [start, stop) as a fresh array of `dtype`."""
         columns = self.shape[1]
-        left = reader.keep((self, "left", dtype), lambda: _whole(self.left, reader, dtype) * dtype.type(self.scale))
-        right = reader.keep((self.right, dtype), lambda: _whole(self.right, reader, dtype))
+        left = reader.keep(self, ("left", dtype), lambda: _whole(self.left, reader, dtype) * dtype.type(self.scale))
+        right = reader.keep(self.right, dtype, lambda: _whole(self.right, reader, dtype))
         rows = np.arange(start // columns, -(-stop // columns))
         outer, inner = rows // right.shape[0], rows % right.shape[0]
         found: Array = (left[outer][:, :, None] * right[inner][:, None, :]).reshape(-1)

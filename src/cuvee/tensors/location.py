@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -118,3 +118,8 @@ class Directory(Location):
         if advance:
             advance(self._path.joinpath(name).stat().st_size)
         return self._path / name
+
+
+def some_of(files: Iterable[str]) -> str:
+    """What lies at a location, in words: the first few files."""
+    return ", ".join(sorted(files)[:8]) or "an empty directory"

@@ -64,7 +64,12 @@ class FileReader:
         """Elements [start, stop) of a source."""
         return source.read(start, stop, self, dtype)
 
-    def keep(self, key: Hashable, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:  # noqa: ARG002
+    def keep(
+        self,
+        source: Source,  # noqa: ARG002 - other readers keep
+        what: Hashable,  # noqa: ARG002
+        make: Callable[[], np.ndarray[Any, Any]],
+    ) -> np.ndarray[Any, Any]:
         """What `make` gives; nothing is kept here."""
         return make()
 

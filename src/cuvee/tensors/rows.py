@@ -152,7 +152,7 @@ class RowMean:
 
     def read(self, start: int, stop: int, reader: sources.Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         """Elements [start, stop) of the mean as a fresh array of `dtype`."""
-        return reader.keep(self, lambda: self._mean(reader))[start:stop].astype(dtype)
+        return reader.keep(self, "mean", lambda: self._mean(reader))[start:stop].astype(dtype)
 
     def _mean(self, reader: sources.Reader) -> np.ndarray[Any, Any]:
         width = math.prod(self.shape)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cuvee.tensors.deltas import LowRank
 from cuvee.tensors.rowmaps import Index
 from cuvee.tensors.sources import Reader, Source, Stored
 from cuvee.tensors.updates import Added
@@ -26,8 +27,14 @@ class SharedReader:
     def __init__(self, reader: Reader, sources: Sequence[Source]) -> None:
         self._reader = reader
         self._sources = sources
-        counts = Counter(node for source in sources for node in _nodes(source))
-        self._repeated = frozenset(node for node, count in counts.items() if count > 1)
+        # A node's hash is that of all below it: taken once here, and never again while blocks are read.
+        self._numbers: dict[int, int] = {}  # by identity, which nodes keep as long as `sources` are held
+        counts: Counter[Source] = Counter()
+        equal: dict[Source, int] = {}
+        for node in (node for source in sources for node in _nodes(source)):
+            counts[node] += 1
+            self._numbers[id(node)] = equal.setdefault(node, len(equal))
+        self._repeated = frozenset(equal[node] for node, count in counts.items() if count > 1)
         self._kept: dict[Hashable, Array] = {}
         self._lock = threading.RLock()  # making one thing to keep may ask for another
         self._local = threading.local()
@@ -37,7 +44,7 @@ class SharedReader:
         self._local.seen = {}
         try:
             for source in self._sources:
-                shared = source in self._repeated
+                shared = self._number(source) in self._repeated
                 yield (
                     np.array(self.values(source, start, stop, dtype))
                     if shared
@@ -49,22 +56,28 @@ class SharedReader:
     def values(self, source: Source, start: int, stop: int, dtype: np.dtype[Any]) -> Array:
         """Elements [start, stop) of a source, not to be changed."""
         seen = getattr(self._local, "seen", None)
-        if seen is None or source not in self._repeated:
+        number = self._number(source)
+        if seen is None or number not in self._repeated:
             return source.read(start, stop, self, dtype)
-        key = (source, start, stop, dtype)
+        key = (number, start, stop, dtype)
         if key not in seen:
             seen[key] = source.read(start, stop, self, dtype)
         found: Array = seen[key]
         return found
 
-    def keep(self, key: Hashable, make: Callable[[], Array]) -> Array:
-        """What `make` gave when it was first called with this key."""
+    def keep(self, source: Source, what: Hashable, make: Callable[[], Array]) -> Array:
+        """What `make` gave when it was first called about `what` of this source."""
+        key = (self._number(source), what)
         if (known := self._kept.get(key)) is not None:
             return known
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = make()
             return self._kept[key]
+
+    def _number(self, source: Source) -> Hashable:
+        """The same for equal nodes."""
+        return self._numbers.get(id(source), source)
 
     def read(self, file: str, offset: int, count: int) -> Array:
         """`count` bytes as uint8."""
@@ -87,6 +100,16 @@ def change_of(source: Source, base: Source) -> Source | None:
         return source.delta
     below = change_of(source.base, base)
     return None if below is None else Added(below, source.delta)
+
+
+def low_rank_parts(source: Source) -> tuple[Source, tuple[LowRank, ...]]:
+    """What `source` is without the low-rank updates on it, and those; `source` and none if it has others on it."""
+    updates: list[LowRank] = []
+    root = source
+    while isinstance(root, Added) and root.scale == 1.0 and isinstance(root.delta, LowRank):
+        updates.append(root.delta)
+        root = root.base
+    return root, tuple(reversed(updates))
 
 
 def _nodes(source: Source) -> Iterator[Source]:

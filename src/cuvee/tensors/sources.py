@@ -37,8 +37,8 @@ class Reader(Protocol):
         """Elements [start, stop) of a source, not to be changed: other sources may be made of them too."""
         ...
 
-    def keep(self, key: Hashable, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-        """What `make` gives, perhaps kept from an earlier call with this key; not to be changed."""
+    def keep(self, source: Source, what: Hashable, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """What `make` gives, perhaps kept from an earlier call about `what` of this source; not to be changed."""
         ...
 
 
@@ -115,6 +115,17 @@ class Joined:
     def read(self, start: int, stop: int, reader: Reader, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         """Elements [start, stop) as a fresh array of `dtype`."""
         fresh = np.empty(stop - start, dtype)
+        widths = [math.prod(piece.shape[self.axis :]) for piece in self.pieces]
+        row = sum(widths)
+        if row and start % row == 0 == stop % row:
+            table, position = fresh.reshape(-1, row), 0
+            for piece, width in zip(self.pieces, widths, strict=True):
+                if not width:
+                    continue
+                values = piece.read(start // row * width, stop // row * width, reader, dtype)
+                table[:, position : position + width] = values.reshape(-1, width)
+                position += width
+            return fresh
         for piece, position, lower, upper in self._runs(start, stop):
             begin = position - start
             fresh[begin : begin + upper - lower] = piece.read(lower, upper, reader, dtype)

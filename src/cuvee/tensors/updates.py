@@ -111,7 +111,7 @@ class Scaled(_Changed):
         """Elements [start, stop) as a fresh array of `dtype`."""
         wide = _wide(dtype)
         size = math.prod(self.by.shape)
-        factors = reader.keep((self.by, wide), lambda: self.by.read(0, size, reader, wide))
+        factors = reader.keep(self.by, wide, lambda: self.by.read(0, size, reader, wide))
         values = reader.values(self.source, start, stop, wide)
         return _times(values, start, _columns(self.shape), factors, self.axis).astype(dtype, copy=False)
 
@@ -137,12 +137,12 @@ class Renormed(_Changed):
         """Elements [start, stop) as a fresh array of `dtype`."""
         wide, columns = _wide(dtype), _columns(self.shape)
         if self.axis == 1:
-            factors = reader.keep((self, wide), lambda: self._lengths(reader, wide) / self._column_norms(reader, wide))
+            factors = reader.keep(self, wide, lambda: self._lengths(reader, wide) / self._column_norms(reader, wide))
             values = reader.values(self.source, start, stop, wide)
             return _times(values, start, columns, factors.astype(wide), 1).astype(dtype, copy=False)
         first, last = start // columns, -(-stop // columns)
         rows = self.source.read(first * columns, last * columns, reader, wide).reshape(-1, columns)
-        lengths = reader.keep((self.magnitude, wide), lambda: self._lengths(reader, wide))
+        lengths = reader.keep(self.magnitude, wide, lambda: self._lengths(reader, wide))
         norms = np.sqrt(np.sum(rows * rows, axis=1, dtype=np.float64))
         rows *= (lengths[first:last] / norms).astype(wide)[:, None]
         return rows.reshape(-1)[start - first * columns : stop - first * columns].astype(dtype, copy=False)

@@ -11,6 +11,7 @@ import pytest
 from cuvee.derivations import registry
 from cuvee.derivations.registry import Array, Inputs
 from cuvee.engine.execute import EngineSettings
+from cuvee.engine.workplace import Workplace
 from cuvee.errors import CheckpointError
 from cuvee.lora.files import Run, derived, read_small
 from cuvee.planning.ops import Output, PlannedModel, plan_from_json, plan_to_json
@@ -41,10 +42,13 @@ def run(tmp_path: Path, factor: float = 2.0, shape: tuple[int, ...] = (4,)) -> A
     outputs = (Output("sums", shape, "F64", shard=1), Output("w", (3, 4), "F16", shard=0))
     op = derived("both", [source], outputs, {"factor": factor})
     located = {uri: Path(uri) for uri in opened.weight_files}
-    job = Run((PlannedModel("in", "in", ""),), 0, EngineSettings(threads=2), located, Silent(), "0")
-    (tmp_path / "out").mkdir()
-    plan = job.execute("test", "test", [op], tmp_path / "out", ("one.safetensors", "two.safetensors"))
-    return values, plan
+    place = Workplace(tmp_path / "home", tmp_path / "out")
+    place.home.mkdir()
+    job = Run(place, False, (PlannedModel("in", "in", ""),), 0, EngineSettings(threads=2), located, Silent(), "0")
+    files = ("one.safetensors", "two.safetensors")
+    job.execute("test", "test", [op], files)
+    place.publish()
+    return values, job.plan("test", [op], files)
 
 
 def test_every_output_goes_to_its_place_in_its_file(tmp_path: Path) -> None:

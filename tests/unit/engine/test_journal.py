@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from cuvee.engine.files import create_shards
 from cuvee.engine.identity import Identity
 from cuvee.engine.journal import Journal, open_journal, read_journal
 from cuvee.errors import CONTINUE_WITH, CheckpointError, CuveeError, OutputError, PlanError
-from cuvee.planning.ops import Plan
+from cuvee.planning.ops import Output, Plan
 from cuvee.progress import Silent
 from cuvee.tensors import disk
 from cuvee.tensors.sources import Stored
@@ -210,6 +211,29 @@ def test_bytes_are_sent_to_the_disk_before_they_are_waited_for(
         assert not found.done
     assert set(sent) == {"model-00002-of-00003.safetensors"}
     assert run(home, plan) == ({"c"}, None)
+
+
+@pytest.fixture
+def wide(plan: Plan) -> Plan:
+    """The same, and every tensor of the first file writes something into the last one too."""
+    beside = Output("beside", (1,), "F32", 2)
+    return replace(plan, ops=tuple(replace(op, further=(beside,)) if op.shard == 0 else op for op in plan.ops))
+
+
+def test_all_files_that_an_op_writes_are_durable_before_it_is_recorded(
+    home: Path, wide: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(disk, "sync", lambda _, path: synced.append(path.name))
+    run(home, wide, "a")
+    assert {wide.shards[0].name, wide.shards[2].name} == set(synced[:2])
+    assert synced[2] == "journal"
+
+
+def test_an_op_is_lost_with_any_file_that_it_writes(home: Path, wide: Plan) -> None:
+    run(home, wide, *NAMES)
+    (home / "model" / wide.shards[2].name).unlink()
+    assert run(home, wide)[0] == {"c", "d"}
 
 
 def test_groups_are_recorded_while_the_merge_runs(home: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

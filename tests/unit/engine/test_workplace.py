@@ -71,11 +71,13 @@ def test_what_is_done_is_kept_and_told(failure: BaseException, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_work_without_a_journal_starts_with_an_empty_folder_and_leaves_nothing(tmp_path: Path) -> None:
-    stopped(tmp_path / "out", KeyboardInterrupt(), "a")
+def test_stages_on_the_way_are_kept_too_until_they_are_forgotten(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, claim(tmp_path / "out") as place:  # noqa: PT012
+        do(place.before("changes"), "a")
+        raise KeyboardInterrupt
+    assert caught.value.__notes__ == [f"kept:     1 of 3 tensors (40 bytes) in {tmp_path}/out.partial"]
     with pytest.raises(ValueError), claim(tmp_path / "out") as place:  # noqa: PT012
-        assert list(place.fresh_folder().iterdir()) == []
-        (place.folder / "adapter.safetensors").write_text("half")
+        place.forget()
         raise ValueError
     assert list(tmp_path.iterdir()) == []
 

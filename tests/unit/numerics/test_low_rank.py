@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cuvee.numerics import low_rank
 from cuvee.numerics.low_rank import balanced, singular_values, truncated_svd
 from cuvee.numerics.row_blocks import RowBlocks
 
@@ -104,3 +105,32 @@ def test_distance_to_a_product() -> None:
     left, right = np.array([[1.0], [1.0], [1.0]], np.float32), np.array([[1.0, 2.0]], np.float32)
     assert blocks(values, 2).squared_distance(left, right) == 4 + 4 + 16 + 16
     assert blocks(values, 2).squared_norm() == 91
+
+
+@pytest.mark.parametrize("shape", [(700, 300), (300, 300)])
+def test_flat_spectra_are_cut_within_a_hair_of_the_best(shape: tuple[int, int]) -> None:
+    values = np.random.default_rng(7).standard_normal(shape).astype(np.float32)
+    spectrum = np.square(np.linalg.svd(values.astype(np.float64), compute_uv=False))
+    total, best = float(spectrum.sum()), float(spectrum[20:].sum())
+    found = truncated_svd(RowBlocks.of(values), 20, total=total, key=1, exact=False)
+    assert missing(values, found) ** 2 * total / best - 1 < 1e-5  # without the polynomial it is over 5e-5
+
+
+def test_bases_of_columns_that_depend_on_each_other_are_orthonormal_too() -> None:
+    columns = np.random.default_rng(8).standard_normal((50, 6)).astype(np.float32)
+    columns[:, 3] = columns[:, 0] + 1e-6 * columns[:, 1]
+    columns[:, 5] = 0.0
+    for given in (columns, columns[:, :3]):
+        basis = low_rank._basis(given)
+        assert basis.T @ basis == pytest.approx(np.eye(given.shape[1]), abs=1e-5)
+        assert basis @ (basis.T @ given) == pytest.approx(given, abs=1e-5)
+
+
+@pytest.mark.parametrize(("high", "degree"), [(1.05, 6), (2.0, 3), (50.0, 1)])
+def test_a_step_on_the_gram_matrix_is_a_chebyshev_polynomial(high: float, degree: int) -> None:
+    eigenvalues = np.linspace(0.0, high, 9, dtype=np.float32)
+    gram = np.diag(eigenvalues)
+    got = low_rank._filtered(gram, np.eye(9, dtype=np.float32), gram, 1.0, high)
+    wanted = np.polynomial.chebyshev.chebval(2 * eigenvalues.astype(np.float64) - 1, [0] * degree + [1])
+    assert got == pytest.approx(np.diag(wanted), abs=1e-4, rel=1e-5)
+    assert abs(wanted[eigenvalues < 1]).max(initial=0.0) <= 1.0 < wanted[-1]
