@@ -207,7 +207,7 @@ FILE_TARGETS: tuple[Target, ...] = (
            (_SIMPLE,)),
     Target("adapter file", use_adapter_file, bytes_or(_adapter_files(), mutated((_ADAPTER,))), (_ADAPTER,)),
     Target("recipe for adapters", merge_adapters,
-           bytes_or(like(_ADAPTER_RECIPE).map(as_json), mutated((_seed_recipe,))), ()),
+           bytes_or(like(_ADAPTER_RECIPE).map(as_json), mutated((_seed_recipe,))), (_seed_recipe,)),
     Target("rename", use_rename, bytes_or(_RENAMES), (as_json({r"model\.": "new."}),)),
     Target("tokenizer.json", use_tokenizer,
            bytes_or(like(_TOKENIZER).map(as_json), mutated((_seed_tokenizer,))), (_seed_tokenizer,)),
