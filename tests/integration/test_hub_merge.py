@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 import cuvee
 from cuvee.errors import PlanError, SourceError
 from support.hub_server import HubServer, use_hub
-from support.tiny_models import Family, State, load_checkpoint, make_llama, recipe
+from support.tiny_models import Family, State, load_checkpoint, make_llama, recipe, save_llama
 
 TEXT = """
 merge_method: linear
@@ -97,6 +97,21 @@ def test_planning_reads_headers_only(hub: HubServer, family: Family) -> None:
     assert {model.identity for model in planned.models} == {
         f"hf://vineyard/{name}@{commit.sha}" for name in "ab" if (commit := hub.commit(f"vineyard/{name}", "main"))
     }
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_stored_copy_of_a_tied_embedding_is_left_out(
+    equal: bool, server: HubServer, family: Family, tmp_path: Path
+) -> None:
+    """As it is of a directory: a few places are compared over the network, and only if they agree the whole."""
+    state = family.state("b")
+    state["lm_head.weight"] = state["model.embed_tokens.weight"] + (0 if equal else 1)
+    save_llama(tmp_path / "twice", state, config={"tie_word_embeddings": True, "num_hidden_layers": 3})
+    server.add("vineyard/twice", tmp_path / "twice")
+    with use_hub(server, tmp_path / "home"):
+        planned = cuvee.plan("merge_method: passthrough\nmodels: [{model: vineyard/twice}]\n")
+    assert ("lm_head.weight" in {op.name for op in planned.ops}) != equal
+    assert bool(list((tmp_path / "home").rglob("model.safetensors"))) == equal
 
 
 def test_only_files_that_the_plan_needs_are_downloaded(hub: HubServer, family: Family, tmp_path: Path) -> None:

@@ -95,3 +95,26 @@ def test_a_damaged_module_is_refused(family: Family) -> None:
     (family.path("b") / "2_Dense" / "model.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(CheckpointError, match="2_Dense"):
         cuvee.plan(recipe(LINEAR, family))
+
+
+@pytest.mark.parametrize("folder", ["0_Transformer", "0_BERT"])
+def test_the_folders_of_early_versions(folder: str, family: Family, tmp_path: Path) -> None:
+    """The model lay in a folder of its own; the merged one lies at the top, where today's are."""
+    cuvee.merge(recipe(LINEAR, family), tmp_path / "new")
+    for name in "ab":
+        root = family.path(name)
+        (root / folder).mkdir()
+        for file in [each for each in root.iterdir() if each.is_file() and each.name != "modules.json"]:
+            file.rename(root / folder / file.name)
+        (root / "config.json").write_text('{"__version__": "1.0.0"}')
+        (root / "modules.json").write_text(json.dumps([{**MODULES[0], "path": folder}, *MODULES[1:]]))
+    cuvee.merge(recipe(LINEAR, family), tmp_path / "old")
+    written = {path.relative_to(tmp_path / "new") for path in (tmp_path / "new").rglob("*") if path.is_file()}
+    assert written == {path.relative_to(tmp_path / "old") for path in (tmp_path / "old").rglob("*") if path.is_file()}
+    for file in ("config.json", "tokenizer.json", "1_Pooling/config.json", "2_Dense/model.safetensors"):
+        assert (tmp_path / "old" / file).read_bytes() == (tmp_path / "new" / file).read_bytes(), file
+    assert json.loads((tmp_path / "old" / "modules.json").read_text()) == MODULES
+    old, new = load_checkpoint(tmp_path / "old"), load_checkpoint(tmp_path / "new")
+    assert {name: value.tobytes() for name, value in old.items()} == {n: v.tobytes() for n, v in new.items()}
+    assert cuvee.check(tmp_path / "old").ok
+    assert cuvee.check(family.path("a")).ok

@@ -13,6 +13,7 @@ from cuvee.checking.values import values
 from cuvee.errors import CheckpointError
 from cuvee.tensors.checkpoint import open_checkpoint
 from cuvee.tensors.location import Directory
+from cuvee.views.lifted import lifted, model_folder
 from cuvee.views.module_folders import with_module_folders
 
 
@@ -38,8 +39,9 @@ def check_checkpoint(
 
     """
     location = Directory(path)
+    model = path / model_folder(location)
     try:
-        checkpoint = with_module_folders(open_checkpoint(location, path.name, converted), converted)
+        checkpoint = with_module_folders(open_checkpoint(lifted(location), path.name, converted), converted)
         config = checkpoint.config  # parsed here, so that a damaged one is told here
     except CheckpointError as error:
         text = "; ".join(filter(None, (error.what, error.found, error.fix)))
@@ -47,10 +49,10 @@ def check_checkpoint(
     findings: list[Finding] = [*structure(checkpoint, tokenizer=tokenizer)]
     if not quick:
         findings += values(checkpoint, min(os.cpu_count() or 1, 8))
-        loaded = loads(path, config)
+        loaded = loads(model, config)
         findings = [*map(_excused, findings), loaded] if loaded.state == "ok" else [*findings, loaded]
     if prompt is not None:
-        findings.append(generates(path, config, prompt))
+        findings.append(generates(model, config, prompt))
     return CheckReport(path, tuple(findings))
 
 

@@ -48,6 +48,8 @@ HEADS = (
 # What encoder and decoder share, and the names under which it may be stored once more.
 SHARED = "shared.weight"
 SHARED_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# Biases of heads that are tied too, if the head is, by the ends of their names -> what they are tied to.
+TIED_BIASES = {"predictions.decoder.bias": "predictions.bias", "lm_head.decoder.bias": "lm_head.bias"}
 # Tensors with one entry a token that are not matrices.
 VOCABULARY_BIASES = (
     "lm_head.bias", "predictions.bias", "predictions.decoder.bias", "lm_head.decoder.bias", "final_logits_bias",
@@ -62,6 +64,11 @@ HEAD_NAMES = {
 }  # fmt: skip
 # Parts of class names of models with a head that the config's `tie_word_embeddings` speaks of.
 MODELS_WITH_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+# Ends of class names of models that have no head to be tied, unless the name holds one of the second line's words.
+MODELS_WITHOUT_HEADS = ("Model", "Classification", "QuestionAnswering", "MultipleChoice", "ForCTC", "Retrieval")
+HEADS_AFTER_ALL = ("Head", "EncoderDecoder", "Chat", "GLM", "MTModel")
+# Kinds of models that multiply what goes into the head by `width ** -0.5`, if the head is tied to the embedding.
+SCALED_IF_TIED = ("t5", "longt5", "pop2piano", "switch_transformers")
 # Buffers that a model computes for itself; older checkpoints hold them, newer ones do not. Those of the second line are
 # counters, the third masks of four dimensions; biases of the same name are not meant.
 DERIVED_BUFFERS = (

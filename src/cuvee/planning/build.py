@@ -12,7 +12,7 @@ from cuvee.layout.configs import ties_embeddings
 from cuvee.layout.edits import layer_edits
 from cuvee.layout.layout import layout_of
 from cuvee.layout.names import is_derived
-from cuvee.layout.ties import input_embedding, is_head, untied_edits
+from cuvee.layout.ties import head_scale, input_embedding, is_head, untied_edits
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.planning.ops import ParameterValue, Plan, PlannedModel, TensorOp
@@ -24,6 +24,7 @@ from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, name_of, promote
 from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.sources import Constant, Source, is_verbatim, spelled
+from cuvee.tensors.updates import Scaled
 from cuvee.views.vocabulary_sizes import axes_of, sizes_differ
 from cuvee.vocab.output import OutputVocabulary
 
@@ -62,9 +63,9 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
     if not settings.allow_crimes:
         _check_architectures(checkpoints, recipe.architectures)
     planned = outline(recipe, checkpoints, crimes=settings.allow_crimes)
-    builder = _Builder(recipe, spec, checkpoints, models)
-    drafts = [builder.op(wanted) for wanted in planned.tensors]
     base = home_of(recipe)
+    builder = _Builder(recipe, spec, checkpoints, models, untied=_gains_head(planned, checkpoints[base]))
+    drafts = [builder.op(wanted) for wanted in planned.tensors]
     _check_one_vocabulary(drafts, checkpoints[base])
     described = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in checkpoints.values())
     metadata = {
@@ -91,7 +92,7 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
         dropped=() if recipe.only is not None else _dropped(checkpoints, models, used, planned),
         decisions=planned.decisions,
         warnings=tuple(warnings),
-        notes=tuple(note for checkpoint in checkpoints.values() for note in checkpoint.notes),
+        notes=(*(note for checkpoint in checkpoints.values() for note in checkpoint.notes), *builder.notes),
         version=settings.version,
     )
     _check_nothing_lost(recipe, plan)
@@ -132,12 +133,14 @@ class _Builder:
     spec: MethodSpec
     checkpoints: Checkpoints
     models: Mapping[ModelRef, int]
+    untied: bool
+    notes: list[str] = field(default_factory=list)
 
     def op(self, wanted: Wanted) -> TensorOp:
         """The op of one output tensor, without its place in a file."""
         order, has_base = self.order(wanted)
         refs = [wanted.slice_.sources[i].model for i in order]
-        stored = [self.checkpoints[ref].tensors[wanted.inputs[i] or ""] for ref, i in zip(refs, order, strict=True)]
+        stored = [self.source(wanted.name, ref, wanted.inputs[i] or "") for ref, i in zip(refs, order, strict=True)]
         indices = tuple(self.models[ref] for ref in refs)
         if self.copied(wanted) is not None:
             return _op(wanted.name, stored, indices, stored[0].dtype)
@@ -171,6 +174,22 @@ class _Builder:
         ):
             return _op(wanted.name, stored, indices, dtype)
         return _op(wanted.name, stored, indices, dtype, has_base, self.spec.name, parameters)
+
+    def source(self, name: str, ref: ModelRef, own: str) -> Source:
+        """A model's tensor for the output's `name`; a head as it is where the decoder's output is scaled otherwise."""
+        source = self.checkpoints[ref].tensors[own]
+        if not is_head(name) or len(source.shape) != 2:
+            return source
+        width = source.shape[1]
+        said = head_scale(self.checkpoints[ref].config, width)
+        wanted = 1.0 if self.untied else head_scale(self.checkpoints[home_of(self.recipe)].config, width)
+        if said == wanted:
+            return source
+        self.notes.append(
+            f"{self.checkpoints[ref].name}: its head is multiplied by {said / wanted:g}, as its model multiplies the "
+            "decoder's output and the merged one does not"
+        )
+        return Scaled(source, Constant(said / wanted, "F32", (width,)), 1)
 
     def promoted(self, dtypes: tuple[str, ...], tensor: str) -> str:
         """The dtype that holds all of `dtypes`; a refusal names the tensor."""

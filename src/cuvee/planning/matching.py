@@ -11,12 +11,21 @@ from dataclasses import dataclass, field
 from cuvee.errors import PlanError
 from cuvee.layout.configs import ties_embeddings
 from cuvee.layout.names import is_counter, is_derived
-from cuvee.layout.ties import input_embedding, is_head, missing_head, needs_head, tied_embedding
+from cuvee.layout.ties import (
+    beside_head,
+    input_embedding,
+    is_head,
+    lacks_head,
+    missing_head,
+    needs_head,
+    tied_to,
+)
 from cuvee.planning.ops import Decision
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float
 
 _SHOWN = 3
+_TIED = "the values of {} are those that this is tied to, where it is not stored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +94,7 @@ def matched(
     """
     names = dict.fromkeys(name for i in _base_first(len(members), base) for name in members[i].names)
     for name in names:
-        inputs = tuple(_counterpart(name, member) for member in members)
+        inputs = tuple(_counterpart(name, member, members) for member in members)
         match = _settled(Match(name, inputs), members, base, rules)
         if match is None and not rules.crimes and rules.missing == "error" and not _derived(name, members):
             raise refuse(name, members)
@@ -100,14 +109,25 @@ def _base_first(count: int, base: int) -> list[int]:
     return [base, *(i for i in range(count) if i != base)]
 
 
-def _counterpart(name: str, member: Member) -> str | None:
-    """The tensor that plays the part of `name` in a model: itself, or the embedding its absent head stands for."""
+def _counterpart(name: str, member: Member, members: Sequence[Member]) -> str | None:
+    """The tensor that plays the part of `name` in a model: itself, or what it is tied to where it is not stored."""
     if name in member.names:
         return member.names[name]
+    if is_head(name):
+        return tied_to(member.checkpoint.tensors, name) if _has_head(name, member, members) else None
+    return tied_to(member.checkpoint.tensors, name)  # whatever the config says of the head, there is nothing else to be
+
+
+def _has_head(name: str, member: Member, members: Sequence[Member]) -> bool:
+    """Whether a model has the head `name` although it does not store it.
+
+    Its class may have none; where the config names no class, a head that is more than one matrix shows by the rest.
+    """
     config = member.checkpoint.config
-    if is_head(name) and (ties_embeddings(config) or needs_head(config)):
-        return tied_embedding(member.checkpoint.tensors, name)
-    return None
+    if lacks_head(config) or not (ties_embeddings(config) or needs_head(config)):
+        return False
+    rest = beside_head((other for each in members for other in each.names), name)
+    return not rest or any(other in member.names for other in rest)
 
 
 def _settled(match: Match, members: Sequence[Member], base: int, rules: Rules) -> Match | None:
@@ -121,8 +141,9 @@ def _settled(match: Match, members: Sequence[Member], base: int, rules: Rules) -
             rules.decide(f"left out: absent from {', '.join(lacking)}", name)
         return None
     if any(name not in member.names for member in members):
-        heads = ", ".join(m.checkpoint.name for m in members if name not in m.names)
-        rules.decide(f"the embedding's values of {heads}, where the head is not stored", name)
+        tied = ", ".join(m.checkpoint.name for m in members if name not in m.names)
+        what = "the embedding's values of {}, where the head is not stored" if is_head(name) else _TIED
+        rules.decide(what.format(tied), name)
     if _derived(name, members) and len(members) > 1:
         rules.decide(f"copied from {members[base].checkpoint.name}: computed from the config, not learned", name)
         return Match(name, match.inputs, base)
@@ -162,7 +183,7 @@ def differing(members: Sequence[Member], names: Iterable[str]) -> str:
     names = list(dict.fromkeys(names))
     said = []
     for member in members:
-        if missing := [name for name in names if _counterpart(name, member) is None]:
+        if missing := [name for name in names if _counterpart(name, member, members) is None]:
             examples = ", ".join(missing[:_SHOWN])
             said.append(f"{member.checkpoint.name} lacks {len(missing)} of {len(names)} ({examples})")
     return "; ".join(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,10 @@ def check_kinds(cut: Cut, base: Checkpoint) -> None:
     known = [layout.build(cut.stack, number) for number in layout.stacks[cut.stack]]
     edits = layer_edits(base.config, layout, cut.stack, cut.kept, cut.origins)
     counts = {count.path for count in layout.counts.get(cut.stack, ())}
-    if len(set(known)) == 1 or any(path not in counts or not isinstance(new, int) for path, new in edits.items()):
+    if any(path not in counts or not isinstance(new, int) for path, new in edits.items()):
+        return
+    _check_widths(cut, base, layout)
+    if len(set(known)) == 1:
         return
     for position, build in enumerate(cut.builds):
         expected = _expected(known, position)
@@ -107,6 +111,24 @@ def check_kinds(cut: Cut, base: Checkpoint) -> None:
                 " from their numbers",
                 found=f"layer {cut.kept[position]}, which has {_example(build, expected)}",
                 fix="cut whole periods of layers, so that every layer keeps its place in the pattern",
+            )
+
+
+def _check_widths(cut: Cut, base: Checkpoint, layout: Layout) -> None:
+    """Layers of one kind whose shapes differ (the stages of Swin) grow with their number: each only fits its place."""
+    layers = [layout.layers.get((cut.stack, number), {}) for number in layout.stacks[cut.stack]]
+    shapes = [{(rest, base.tensors[name].shape) for rest, name in layer.items()} for layer in layers]
+    seen = Counter(rest for rest, _ in set().union(*shapes))
+    known = [frozenset(f"{rest} {list(shape)}" for rest, shape in layer if seen[rest] > 1) for layer in shapes]
+    if len(set(known)) == 1:
+        return
+    for position, number in enumerate(cut.kept):
+        if number < len(known) and known[number] != _expected(known, position):
+            raise PlanError(
+                f"layer {position} of the output would have other shapes than its config says",
+                expected=f"layers at their places: those of {base.name} differ in shape",
+                found=f"layer {number}",
+                fix="keep each layer where it is, or merge whole models",
             )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cuvee.recipe.fields import mapping
 from cuvee.recipe.notes import Notes, shown
+from cuvee.recipe.patterns import check_replacement
 from cuvee.recipe.yaml_marks import Path
 
 Rename = tuple[tuple[str, str], ...]
@@ -30,7 +31,7 @@ def read_rename(data: Any, path: Path, notes: Notes) -> Rename:
             problem = f"the replacement of {shown(pattern)} must be text"
             raise notes.error(problem, here, found=shown(replacement), fix='quote it; "" removes what matches')
         try:
-            re.compile(str(pattern)).sub(replacement, "")
+            check_replacement(re.compile(str(pattern)), replacement)
         except (re.error, IndexError, OverflowError) as error:
             what = f"rename {shown(pattern)} is not a regular expression and its replacement"
             fix = r"write `\.` for a dot, `(...)` for a group and `\1` for what it matched"

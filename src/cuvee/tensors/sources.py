@@ -151,7 +151,7 @@ class Joined:
 class Constant:
     """One value all over, known without reading a file."""
 
-    value: int
+    value: int | float
     dtype: str
     shape: tuple[int, ...]
     kind: Literal["constant"] = "constant"
@@ -175,10 +175,11 @@ from cuvee.tensors.deltas import Hadamard, Kronecker, LowRank  # noqa: E402
 from cuvee.tensors.dequantised import Dequantised  # noqa: E402
 from cuvee.tensors.parts import Part, Reshaped  # noqa: E402
 from cuvee.tensors.rows import RowMean, Rows  # noqa: E402
+from cuvee.tensors.transposed import Transposed  # noqa: E402
 from cuvee.tensors.updates import Added, Renormed, RowsReplaced, Run, Scaled  # noqa: E402
 
 Source = Union[  # noqa: UP007 - named in quotes above, where `|` would not be evaluated
-    Stored, Joined, Constant, Rows, RowMean, Part, Reshaped, Dequantised,
+    Stored, Joined, Constant, Rows, RowMean, Part, Reshaped, Transposed, Dequantised,
     LowRank, Hadamard, Kronecker, Added, Scaled, Renormed, RowsReplaced, Run,
 ]  # fmt: skip
 """Any node; `kind` tells them apart in JSON."""
@@ -208,11 +209,11 @@ def _is_source(value: object) -> bool:
 
 def is_verbatim(source: Source) -> bool:
     """Whether copying a source is exact: its values are stored, or it rounds them to their dtype once by itself."""
-    kinds = (Stored, Joined, Constant, Part, Reshaped, Dequantised)
+    kinds = (Stored, Joined, Constant, Part, Reshaped, Transposed, Dequantised)
     return isinstance(source, kinds) and all(map(is_verbatim, source.children))
 
 
 def grain_of(source: Source) -> int:
     """Ranges of a source that start at multiples of this many elements cost least."""
-    own = source.grain if isinstance(source, LowRank) else 1
+    own = source.grain if isinstance(source, (LowRank, Transposed)) else 1
     return max((own, *map(grain_of, source.children)))

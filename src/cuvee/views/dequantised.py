@@ -1,7 +1,8 @@
 """Float8 checkpoints seen as bfloat16 ones: every weight is its values times its scales, worked out block by block.
 
-Layouts: DeepSeek-V3 and transformers (`weight_scale_inv`, blocks of 128 x 128), compressed-tensors, FBGEMM and ModelOpt
-(`weight_scale`, one for a tensor, a row or a block). Scales of activations mean nothing to a merge and are left out.
+Layouts: DeepSeek-V3 and transformers (`weight_scale_inv`, blocks of 128 x 128), DeepSeek-V4 (`scale` beside `weight`),
+Mistral (`qscale_weight`), compressed-tensors, FBGEMM and ModelOpt (`weight_scale`, one for a tensor, a row or a block).
+Scales of activations mean nothing to a merge and are left out.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from cuvee.tensors.sources import Source, Stored
 from cuvee.views.quantised import is_float8, quantization_config
 
 _SCALES = ("_scale_inv", "_scale")
+_BESIDE_WEIGHT = (".scale", ".qscale_weight")
 _OF_ACTIVATIONS = (
     ".input_scale", ".output_scale", ".activation_scale", ".input_scale_ub", ".input_activation_scale",
-    ".k_scale", ".v_scale", ".q_scale", ".kv_scale", ".prob_output_scale", ".input_global_scale",
+    ".k_scale", ".v_scale", ".q_scale", ".kv_scale", ".prob_output_scale", ".input_global_scale", ".qscale_act",
+    "_proj_activation_scale", "_proj_input_scale",
 )  # fmt: skip
 
 
@@ -34,16 +37,19 @@ def dequantised(checkpoint: Checkpoint) -> Checkpoint:
     """
     if not is_float8(checkpoint):
         return checkpoint
-    stated = _stated_block(quantization_config(checkpoint.config))
+    quantisation = quantization_config(checkpoint.config)
+    stated = _stated_block(quantisation)
+    exponents = quantisation.get("scale_fmt") == "ue8m0"  # some write powers of two as plain bytes
     tensors = checkpoint.tensors
     values = [name for name, source in tensors.items() if is_quantised(source.dtype) and source.dtype != "F8_E8M0"]
     scale_of = {name: _scale_name(name, tensors) for name in values}
+    _refuse_packed(checkpoint)
     used = set(scale_of.values())
     view: dict[str, Source] = {}
     left_out = 0
     for name, source in tensors.items():
         if name in scale_of:
-            view[name] = _weight(checkpoint, name, scale_of[name], stated)
+            view[name] = _weight(checkpoint, name, scale_of[name], stated, exponents=exponents)
         elif name in used:
             continue
         elif name.endswith(_OF_ACTIVATIONS):
@@ -57,10 +63,30 @@ def dequantised(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _scale_name(name: str, tensors: Mapping[str, Source]) -> str | None:
-    return next((name + end for end in _SCALES if name + end in tensors), None)
+    above, dot, last = name.rpartition(".")
+    beside = [above + end for end in _BESIDE_WEIGHT] if dot and last == "weight" else []
+    return next((scale for scale in (*(name + end for end in _SCALES), *beside) if scale in tensors), None)
 
 
-def _weight(checkpoint: Checkpoint, name: str, scale: str | None, stated: tuple[int, ...] | None) -> Source:
+def _refuse_packed(checkpoint: Checkpoint) -> None:
+    """Four-bit numbers go beside float8 in some checkpoints, two of them in a byte: bytes that have scales."""
+    for name, source in checkpoint.tensors.items():
+        plain = is_float(source.dtype) or is_quantised(source.dtype) or not name.endswith(".weight")
+        scale = None if plain else _scale_name(name, checkpoint.tensors)
+        if scale is not None:
+            raise CheckpointError(
+                f"tensor {name!r} of {checkpoint.name} is packed; its bytes are not weights that can be averaged",
+                expected="float8 or wider where there are scales",
+                found=f"{source.dtype} with {scale}",
+                fix="load it in transformers, call model.dequantize(), save the result and merge that",
+                tensor=name,
+                checkpoint=checkpoint.name,
+            )
+
+
+def _weight(
+    checkpoint: Checkpoint, name: str, scale: str | None, stated: tuple[int, ...] | None, *, exponents: bool
+) -> Source:
     values = checkpoint.tensors[name]
     where = {"tensor": name, "checkpoint": checkpoint.name}
     if scale is None:
@@ -71,6 +97,8 @@ def _weight(checkpoint: Checkpoint, name: str, scale: str | None, stated: tuple[
             **where,
         )
     scales = checkpoint.tensors[scale]
+    if scales.dtype == "U8" and exponents and isinstance(scales, Stored):
+        scales = replace(scales, dtype="F8_E8M0")
     if name + "_zero_point" in checkpoint.tensors or not is_float(scales.dtype):
         raise CheckpointError(
             f"the float8 tensor {name!r} of {checkpoint.name} is quantised in a way that is not known here",

@@ -15,10 +15,13 @@ from cuvee.errors import PlanError
 from cuvee.layout.names import place_of
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.sources import Source
-from cuvee.views.fused import Atom, atoms_of, cut, join, why_unknown
+from cuvee.tensors.transposed import transposed
+from cuvee.views.fused import Atom, atoms_of, cut, groups_of, join, marks_in, orders_of, turned_stacks, why_unknown
 from cuvee.views.prefixes import Pairing, pair_names
 from cuvee.views.spellings import SPLIT
 
+Groups = tuple[str, int] | None
+"""The module that holds queries, keys and values in groups of heads, and how many groups."""
 _SHOWN = 4
 
 
@@ -30,18 +33,22 @@ def matched(checkpoint: Checkpoint, base: Checkpoint) -> Checkpoint:
             or a stack could be either of two.
 
     """
-    odd = {name: source for name, source in checkpoint.tensors.items() if name not in base.tensors}
-    wanted = {name: source.shape for name, source in base.tensors.items() if name not in checkpoint.tensors}
+    turned = turned_stacks(_shapes(checkpoint.tensors)) ^ turned_stacks(_shapes(base.tensors))
+    odd = {name: source for name, source in checkpoint.tensors.items() if name not in base.tensors or name in turned}
+    wanted = {
+        name: source.shape for name, source in base.tensors.items() if name not in checkpoint.tensors or name in turned
+    }
     if not odd or not wanted:
         return checkpoint
     wanted |= _further_layers(wanted, base, odd)
     try:
-        found = _Matching(odd, wanted, kept=checkpoint.tensors.keys() - odd.keys()).run()
+        groups = groups_of(checkpoint.config), groups_of(base.config)
+        found = _Matching(odd, wanted, kept=checkpoint.tensors.keys() - odd.keys(), groups=groups).run()
     except PlanError as error:
         raise error.at(f"{checkpoint.name}, matched to the names of {base.name}") from None
     if not found.built:
         return checkpoint
-    kept = {name: source for name, source in checkpoint.tensors.items() if name in base.tensors}
+    kept = {name: source for name, source in checkpoint.tensors.items() if name in base.tensors and name not in odd}
     known = {**kept, **found.built}
     tensors = {**{name: known[name] for name in (*base.tensors, *wanted) if name in known}, **found.rest}
     return replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, _note(checkpoint, base, found)))
@@ -60,12 +67,23 @@ class _Found:
 class _Matching:
     """The matching of some tensors to the names and shapes wanted: at the level of atoms, where all layouts agree."""
 
-    def __init__(self, odd: Mapping[str, Source], wanted: Mapping[str, tuple[int, ...]], *, kept: Set[str]) -> None:
+    def __init__(
+        self,
+        odd: Mapping[str, Source],
+        wanted: Mapping[str, tuple[int, ...]],
+        *,
+        kept: Set[str],
+        groups: tuple[Groups, Groups] = (None, None),
+    ) -> None:
         self.odd = odd
         self.wanted = wanted
         self.kept = kept
-        self.atoms = _atoms({name: source.shape for name, source in odd.items()})
-        self.base_atoms = _atoms(wanted)
+        marks = marks_in((*odd, *wanted))
+        known = {each[0] for each in groups if each is not None}
+        if any(all(any(f".{module}." in name for name in names) for names in (odd, wanted)) for module in known):
+            groups = (None, None)  # fused on both sides
+        self.atoms = _atoms(_shapes(odd), marks, groups[0])
+        self.base_atoms = _atoms(wanted, marks, groups[1])
         self.mine = {atom.name: atom for atoms in self.atoms.values() for atom in atoms}
         self.base = {atom.name: atom for atoms in self.base_atoms.values() for atom in atoms}
         self.pairing = pair_names(
@@ -97,7 +115,8 @@ class _Matching:
         shape, first = self.wanted[name], self.odd[mine[0].tensor]
         alike = [(a.index, a.count, a.expert) for a in atoms] == [(a.index, a.count, a.expert) for a in mine]
         if alike and len({atom.tensor for atom in mine}) == 1 and len(mine) == len(self.atoms[mine[0].tensor]):
-            return first  # stored whole on both sides; a shape that differs is told by the planner
+            # Stored whole on both sides; a shape that differs is told by the planner.
+            return first if atoms[0].turned == mine[0].turned else transposed(first)
         pieces = [cut(self.odd[atom.tensor], atom, sizes.get(atom.tensor)) for atom in mine]
         whole = join([piece for piece in pieces if piece is not None], atoms, shape) if None not in pieces else None
         if whole is None:
@@ -168,9 +187,14 @@ class _Matching:
                 )
 
 
-def _atoms(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[Atom, ...]]:
+def _shapes(tensors: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
+    return {name: source.shape for name, source in tensors.items()}
+
+
+def _atoms(shapes: Mapping[str, tuple[int, ...]], marks: frozenset[str], groups: Groups) -> dict[str, tuple[Atom, ...]]:
     """The atoms of each tensor; where two tensors would have an atom of one name, each stays whole under its own."""
-    found = {name: atoms_of(name, shape) for name, shape in shapes.items()}
+    orders = orders_of(shapes, marks)
+    found = {name: atoms_of(name, shape, marks, orders, groups) for name, shape in shapes.items()}
     counts = Counter(atom.name for atoms in found.values() for atom in atoms)
     return {
         name: atoms if all(counts[atom.name] == 1 for atom in atoms) else (Atom(name, name),)

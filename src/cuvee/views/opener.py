@@ -20,6 +20,7 @@ from cuvee.tensors.location import Location
 from cuvee.tensors.places import open_location
 from cuvee.tensors.reference import ModelRef, looks_like_hub_id
 from cuvee.views.adapters import with_adapter
+from cuvee.views.lifted import lifted
 from cuvee.views.module_folders import with_module_folders
 
 
@@ -95,5 +96,5 @@ class Opener:
 
     def _location(self, ref: ModelRef) -> Location:
         if ref not in self._locations:
-            self._locations[ref] = open_location(ref, self._downloads)
+            self._locations[ref] = lifted(open_location(ref, self._downloads))
         return self._locations[ref]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from cuvee.errors import PlanError
+from cuvee.recipe.patterns import substituted
 from cuvee.recipe.renames import Rename
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.sources import Source
@@ -15,22 +15,23 @@ def renamed(checkpoint: Checkpoint, rename: Rename) -> Checkpoint:
     """The checkpoint with each pattern, in order, replaced wherever it is found in a tensor's name.
 
     Raises:
-        PlanError: if a pattern is found in no name, or two tensors would have one name. Fact `pattern`.
+        PlanError: if a pattern is found in no name or takes too long, or two tensors would have one name. Fact
+            `pattern`.
 
     """
     if not rename:
         return checkpoint
     names = {name: name for name in checkpoint.tensors}
     for pattern, replacement in rename:
-        expression = re.compile(pattern)
-        if not any(expression.search(name) for name in names.values()):
+        changed = dict(zip(names, substituted(pattern, replacement, list(names.values())), strict=True))
+        if not any(count for _, count in changed.values()):
             raise PlanError(
                 f"rename {pattern!r} is found in no tensor name of {checkpoint.name}",
                 found=", ".join(list(names.values())[:3]) + ", ...",
                 fix="correct the pattern (a dot is written `\\.`), or remove it",
                 pattern=pattern,
             )
-        names = {name: expression.sub(replacement, now) for name, now in names.items()}
+        names = {name: now for name, (now, _) in changed.items()}
     tensors: dict[str, Source] = {}
     first: dict[str, str] = {}
     for old, new in names.items():

@@ -8,7 +8,6 @@ the file, or equal values. What differs stays, and is merged like any other tens
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 from cuvee.layout.configs import ties_embeddings
@@ -18,6 +17,7 @@ from cuvee.tensors.dtypes import itemsize
 from cuvee.tensors.sources import Source, Stored
 
 _STEP = 4 << 20
+_SAMPLES, _SAMPLE = 8, 4096
 
 
 def without_tied_copies(checkpoint: Checkpoint) -> Checkpoint:
@@ -37,7 +37,11 @@ def without_tied_copies(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _equal(first: Source, second: Source, checkpoint: Checkpoint) -> bool:
-    """Whether two tensors hold the same values; False where that cannot be told without a download."""
+    """Whether two tensors hold the same values.
+
+    A few places are read first, since tensors that differ do so early on. Only where those agree are whole files
+    fetched from the Hub: the merge will need them.
+    """
     if first == second:
         return True
     if (first.shape, first.dtype) != (second.shape, second.dtype):
@@ -45,20 +49,22 @@ def _equal(first: Source, second: Source, checkpoint: Checkpoint) -> bool:
     if not (isinstance(first, Stored) and isinstance(second, Stored)):
         return False
     files = (checkpoint.weight_files.get(first.file), checkpoint.weight_files.get(second.file))
-    if not all(files) or checkpoint.identity.startswith("hf://"):
+    if not all(files):
         return False
-    return all(
-        checkpoint.location.read(files[0] or "", first.offset + start, first.offset + stop)
-        == checkpoint.location.read(files[1] or "", second.offset + start, second.offset + stop)
-        for start, stop in _spans(first)
-    )
+    location = checkpoint.location
 
+    def alike(start: int, stop: int) -> bool:
+        parts = (
+            location.read(file or "", stored.offset + start, stored.offset + stop)
+            for file, stored in zip(files, (first, second), strict=True)
+        )
+        return next(parts) == next(parts)
 
-def _spans(stored: Stored) -> Iterator[tuple[int, int]]:
-    """Byte ranges that cover a tensor: a few from all over it first, since tensors that differ do so early on."""
-    size = math.prod(stored.shape) * itemsize(stored.dtype)
-    for part in range(8):
-        start = size * part // 8
-        yield start, min(start + 4096, size)
-    for start in range(0, size, _STEP):
-        yield start, min(start + _STEP, size)
+    size = math.prod(first.shape) * itemsize(first.dtype)
+    if not all(
+        alike(start, min(start + _SAMPLE, size)) for start in (size * part // _SAMPLES for part in range(_SAMPLES))
+    ):
+        return False
+    for file in files:
+        location.fetch(file or "")
+    return all(alike(start, min(start + _STEP, size)) for start in range(0, size, _STEP))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from cuvee.errors import CheckpointError, CuveeError, PlanError, VocabularyError
+from cuvee.planning import build
 from cuvee.tensors.sources import stored_pieces
 from support.checkpoints import DTYPES
 from unit.planning.plans import Models, linear, llama, stack
@@ -39,6 +41,23 @@ def test_every_op_has_its_sources_and_arguments(models: Models) -> None:
     assert (plan.bytes_read, plan.elements, plan.copied) == (15 * 96, 15 * 12, 0)
     assert plan.bytes_written == sum(shard.size for shard in plan.shards) > 15 * 48
     assert ([m.name for m in plan.models], plan.base, plan.seed, plan.method) == (["a", "b"], 0, 7, "linear")
+
+
+def test_a_tensor_that_no_op_reads_and_no_rule_names_stops_the_merge(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last guard behind all rules: an outline that forgot a tensor is a fault, and never a merge without it."""
+    whole = build.outline
+
+    def forgetful(*arguments: Any, **settings: Any) -> build.Outline:
+        planned = whole(*arguments, **settings)
+        return replace(planned, tensors=tuple(each for each in planned.tensors if each.name != "model.norm.weight"))
+
+    monkeypatch.setattr(build, "outline", forgetful)
+    with pytest.raises(PlanError, match="2 tensors would be lost") as caught:
+        models.plan(linear("a", "b"))
+    assert caught.value.tensor == "model.norm.weight"
+    assert "model.norm.weight" not in {op.name for op in models.plan(stack(("a", 0, 3))).ops}  # slices may drop
 
 
 def test_the_base_comes_first_wherever_it_is_listed(models: Models) -> None:

@@ -187,6 +187,65 @@ def test_a_head_of_an_unknown_name_is_a_head(models: Models) -> None:
     assert set(made(plan)) == set(body)
 
 
+MLM = "cls.predictions.decoder.weight"
+
+
+def encoder(*heads: str) -> dict[str, Array]:
+    """A BERT of one layer, and the tensors of its head."""
+    names = ("embeddings.word_embeddings.weight", *(f"encoder.layer.0.{rest}" for rest in LAYER), *heads)
+    return {name: np.full((4, 3), number, np.float32) for number, name in enumerate(names)}
+
+
+PREDICTIONS = ("cls.predictions.bias", "cls.predictions.transform.dense.weight")
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"architectures": ["BertModel"]}, {"architectures": ["BertForTokenClassification"]}]
+)
+def test_an_encoder_gets_no_head_of_which_it_has_nothing(config: dict[str, Any], models: Models) -> None:
+    models.add("encoder", encoder(), {"model_type": "bert", **config})
+    models.add("mlm", encoder(*PREDICTIONS, MLM), {"model_type": "bert", "architectures": ["BertForMaskedLM"]})
+    plan = models.plan(linear("encoder", "mlm", missing="base"))
+    assert set(made(plan)) == set(encoder())
+    assert plan.config_edits == {}
+    assert {rule: set(names) for rule, names in decided(plan).items()} == {
+        "left out: absent from encoder": {*PREDICTIONS, MLM}
+    }
+    with pytest.raises(PlanError) as caught:
+        models.plan(linear("encoder", "mlm"))
+    assert "encoder lacks 3 of 8" in (caught.value.found or "")
+
+
+def test_a_class_without_a_head_gets_none(models: Models) -> None:
+    models.add("body", llama(head=False), {**SILENT, "architectures": ["LlamaModel"]})
+    assert set(made(models.plan(linear("body", "a", missing="base"), allow_crimes=True))) == set(llama(head=False))
+
+
+@pytest.mark.parametrize("config", [{}, {"architectures": ["BertForMaskedLM"]}])
+def test_a_tied_decoder_beside_the_rest_of_its_head_is_the_embedding(config: dict[str, Any], models: Models) -> None:
+    models.add("tied", encoder(*PREDICTIONS), {"model_type": "bert", **config})
+    models.add("untied", encoder(*PREDICTIONS, MLM), {"model_type": "bert", "architectures": ["BertForMaskedLM"]})
+    plan = models.plan(linear("tied", "untied"))
+    assert made(plan)[MLM] == ("linear", ["tied", "untied"])
+    assert plan.config_edits == {"tie_word_embeddings": False}
+
+
+@pytest.mark.parametrize("order", [("once", "thrice"), ("thrice", "once")])
+def test_what_encoder_and_decoder_share_may_be_stored_once(order: tuple[str, str], models: Models) -> None:
+    """Flan-T5 lies on the Hub with the shared embedding under three names; saved again, it has one."""
+    body = {"shared.weight": np.ones((4, 3), np.float32), "lm_head.weight": np.zeros((4, 3), np.float32)}
+    copies = {f"{part}.embed_tokens.weight": body["shared.weight"] for part in ("encoder", "decoder")}
+    untied = {"model_type": "t5", "tie_word_embeddings": False}
+    models.add("once", body, untied)
+    models.add("thrice", body | copies, untied)
+    plan = models.plan(linear(*order))
+    assert set(made(plan)) == set(body | copies)
+    shared = next(op for op in plan.ops if op.name == "shared.weight")
+    for op in plan.ops:
+        if op.name in copies:
+            assert op.sources[order.index("once")] == shared.sources[order.index("once")]
+
+
 def test_other_architectures_are_merged_where_they_fit(models: Models) -> None:
     other = {**llama(), NORM: np.ones((7, 3), np.float32), EXTRA: np.ones(2, np.float32)}
     del other["model.layers.0.mlp.up.weight"]
@@ -269,6 +328,20 @@ def test_layers_of_a_pattern_may_not_move_out_of_it(pieces: list[tuple[int, int]
     models.add("h", hybrid("mmmammma"), PERIODIC)
     with pytest.raises(PlanError, match="of another kind than its config says"):
         models.plan(stack(*(("h", *piece) for piece in pieces)))
+
+
+def test_layers_that_grow_may_not_move(models: Models) -> None:
+    """The stages of Swin: one kind of layer, each wider than the last, and no list in the config that says so."""
+    tensors = llama()
+    for layer, width in enumerate((4, 8, 8)):
+        tensors |= {f"model.layers.{layer}.{rest}": np.ones((width, 3), np.float32) for rest in LAYER}
+    models.add("stages", tensors)
+    with pytest.raises(PlanError, match="layer 1 of the output would have other shapes") as caught:
+        models.plan(stack(("stages", 0, 1), ("stages", 0, 3)))
+    assert caught.value.found == "layer 0"
+    assert len(made(models.plan(stack(("stages", 0, 2))))) == 3 + 2 * len(LAYER)
+    models.add("lists", tensors, {"num_hidden_layers": 3, "intermediate_size": [4, 8, 8], "tie_word_embeddings": False})
+    assert models.plan(stack(("lists", 1, 3))).config_edits == {"num_hidden_layers": 2, "intermediate_size": [8, 8]}
 
 
 def test_layers_whose_kinds_the_config_lists_move_freely(models: Models) -> None:

@@ -30,6 +30,13 @@ def test_patterns_are_kept_in_order() -> None:
     }
 
 
+def test_patterns_are_not_run_when_they_are_read() -> None:
+    """This one would not end even on an empty text."""
+    endless = "((a?){100000000}){100000000}"
+    recipe = load(f"  - model: a\n    rename: {{'{endless}': '\\2'}}\n")
+    assert recipe.renames == {ModelRef("a"): ((endless, r"\2"),)}
+
+
 def test_a_model_that_is_listed_twice_may_be_renamed_once() -> None:
     recipe = load("  - model: a\n  - model: a\n    rename: {x: y}\n  - model: a\n    rename: {x: y}\n")
     assert recipe.renames == {ModelRef("a"): (("x", "y"),)}

@@ -327,3 +327,21 @@ def test_more_files_may_be_open_where_the_system_lets_us() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 456
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("with_preadv", [True, False])
+def test_rows_are_gathered_one_after_another(
+    with_preadv: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not with_preadv:
+        monkeypatch.delattr(os, "preadv", raising=False)
+    (tmp_path / "table").write_bytes(b"head" + bytes(range(40)))
+    descriptor = disk.open_to_read(tmp_path / "table")
+    try:
+        filled = bytearray(16)
+        disk.gather(descriptor, memoryview(filled), 4, 4, [(0, 9, 1), (1, 2, 2), (3, 0, 1)], "table")
+        assert list(filled) == [*range(36, 40), *range(8, 16), *range(4)]
+        with pytest.raises(CheckpointError, match="table ends before"):
+            disk.gather(descriptor, memoryview(filled), 4, 4, [(0, 1, 1), (1, 9, 2)], "table")
+    finally:
+        os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from cuvee.tensors.dequantised import Dequantised
 from cuvee.tensors.location import Directory
 from cuvee.tensors.parts import Part, Reshaped, part_of, reshape
 from cuvee.tensors.reader import FileReader
+from cuvee.tensors.shared import SharedReader
 from cuvee.tensors.sources import Joined, Source, Stored
+from cuvee.tensors.transposed import Transposed, transposed
 from support.checkpoints import DTYPES, Array, write_checkpoint
 
 WHOLE = np.arange(5 * 4 * 6, dtype=np.float32).reshape(5, 4, 6)
@@ -93,6 +96,46 @@ def test_reshaped_tensors_hold_the_same_elements(files: Files) -> None:
     assert list(joined.extents(0, 48)) == list(joined.flat.extents(0, 48))
 
 
+@settings(max_examples=60)
+@given(st.integers(0, 4), st.integers(0, 500), st.integers(0, 500), st.sampled_from([1, 40, 1 << 19]))
+def test_turned_matrices(files: Files, kind: int, start: int, stop: int, kept: int) -> None:
+    """Any range of a stack, a stored matrix, a joined one, a part, and one of float8; with bands kept and without."""
+    scaled = Dequantised(files.float8, files.scale, (2, 2))  # type: ignore[arg-type]
+    flat = reshape(files.stored, (20, 6))
+    source = (files.stored, flat, Joined((flat, reshape(files.stored, (20, 6))), 0), Part(flat, 1, 1, 4), scaled)[kind]
+    whole = files.read(source, 0, int(np.prod(source.shape))).reshape(source.shape)
+    turned = transposed(source)
+    wanted = whole.swapaxes(-1, -2)
+    assert turned.shape == wanted.shape
+    start, stop = sorted((start % (wanted.size + 1), stop % (wanted.size + 1)))
+    shared = SharedReader(files.reader, [turned])
+    with patch("cuvee.tensors.transposed._KEPT_ELEMENTS", kept):
+        for reader in (files.reader, shared, shared):
+            got = turned.read(start, stop, reader, F32)
+            np.testing.assert_array_equal(got, wanted.reshape(-1)[start:stop])
+            got = turned.read(start // 2, stop, reader, F32)
+            np.testing.assert_array_equal(got, wanted.reshape(-1)[start // 2 : stop])
+    assert transposed(turned) is source
+
+
+@pytest.mark.parametrize("kept", [1, 8, 16, 40, 1 << 19])
+def test_turned_matrices_row_by_row(files: Files, kept: int) -> None:
+    shared = SharedReader(files.reader, [])
+    rows = WHOLE.swapaxes(1, 2).reshape(-1, 4)
+    with patch("cuvee.tensors.transposed._KEPT_ELEMENTS", kept):
+        for row in (*range(30), *range(29, 0, -1)):
+            got = Transposed(files.stored).read(4 * row, 4 * row + 4, shared, F32)
+            np.testing.assert_array_equal(got, rows[row])
+
+
+def test_a_band_of_a_turned_matrix_touches_no_other_matrix(files: Files) -> None:
+    """Row 2 of the second of five matrices: its third column, from the first row's to the last row's."""
+    [extent] = Transposed(files.stored).extents(24 + 8, 24 + 12)
+    stored = files.stored
+    assert isinstance(stored, Stored)
+    assert (extent.offset, extent.count) == (stored.offset + 4 * (24 + 2), 4 * (3 * 6 + 1))
+
+
 def test_sources_survive_json(files: Files) -> None:
     scaled = Dequantised(files.float8, files.scale, (2, 2))  # type: ignore[arg-type]
     adapter: TypeAdapter[Source] = TypeAdapter(Source)
@@ -101,6 +144,7 @@ def test_sources_survive_json(files: Files) -> None:
         Part(scaled, 0, 1, 3),
         Reshaped(Joined((Part(files.stored, 1, 0, 2), files.stored), 1), (30, 6)),
         Joined((reshape(files.stored, (20, 6)), Reshaped(scaled, (4, 6))), 0),
+        Transposed(Part(scaled, 0, 1, 3)),
     ):
         again = adapter.validate_json(adapter.dump_json(source))
         assert again == source

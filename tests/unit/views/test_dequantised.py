@@ -66,10 +66,37 @@ def test_scales_that_are_powers_of_two(tmp_path: Path) -> None:
     assert values(seen, "a.weight") == [0.25] * 6 + [1.0] * 6 + [2.0] * 6 + [8.0] * 6
 
 
+@pytest.mark.parametrize("end", [".scale", ".qscale_weight"])
+def test_scales_beside_the_weight(end: str, tmp_path: Path) -> None:
+    """As DeepSeek-V4 and Mistral name them; norms of a name like that are no weights in float8, and stay."""
+    stored = {"a.weight": ONES, f"a{end}": np.full((), 3, np.float32), "a.qscale_act": np.ones((), np.float32),
+              "clip.scale": np.ones(2, np.float32)}  # fmt: skip
+    seen = dequantised(opened(tmp_path / "m", stored, FP8))
+    assert sorted(seen.tensors) == ["a.weight", "clip.scale"]
+    assert values(seen, "a.weight") == [3.0] * 24
+
+
+def test_powers_of_two_written_as_bytes(tmp_path: Path) -> None:
+    config = {"quantization_config": {**FP8["quantization_config"], "scale_fmt": "ue8m0"}}
+    stored = {"a.weight": ONES, "a.weight_scale_inv": np.array([[125], [127], [128], [130]], np.uint8)}
+    seen = dequantised(opened(tmp_path / "m", stored, config))
+    assert values(seen, "a.weight") == [0.25] * 6 + [1.0] * 6 + [2.0] * 6 + [8.0] * 6
+
+
+def test_four_bits_beside_float8_are_refused(tmp_path: Path) -> None:
+    """DeepSeek-V4 packs its experts: as integers they would be copied, and nothing would say what they are."""
+    stored = {"a.weight": ONES, "a.scale": np.ones((), np.float32), "e.weight": np.ones((4, 3), np.int8),
+              "e.scale": np.ones((4, 1), np.float32).astype(DTYPES["F8_E8M0"])}  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"'e\.weight' of m is packed"):
+        dequantised(opened(tmp_path / "m", stored, FP8))
+
+
 def test_stacked_experts(tmp_path: Path) -> None:
     scales = np.arange(1, 5, dtype=np.float32).reshape(2, 2, 1)
-    stored = {"e.gate_up_proj": np.ones((2, 256, 3), E4M3), "e.gate_up_proj_scale_inv": scales}
+    stored = {"e.gate_up_proj": np.ones((2, 256, 3), E4M3), "e.gate_up_proj_scale_inv": scales,
+              "e.gate_up_proj_activation_scale": np.ones(2, np.float32)}  # fmt: skip
     seen = dequantised(opened(tmp_path / "m", stored, FP8))
+    assert list(seen.tensors) == ["e.gate_up_proj"]
     read = np.array(values(seen, "e.gate_up_proj")).reshape(2, 256, 3)
     assert [float(read[e, r, 0]) for e in (0, 1) for r in (0, 127, 128, 255)] == [1, 1, 2, 2, 3, 3, 4, 4]
 

@@ -296,6 +296,47 @@ def test_orders_that_are_not_known_are_refused(leaf: str, back: bool, folder: Fo
     assert caught.value.fix
 
 
+def grouped(tensors: Mapping[str, Array], leaf: str, groups: int) -> dict[str, Array]:
+    """Queries, keys and values in one tensor: for each group of heads its queries, its keys, its values."""
+    result = dict(tensors)
+    for name in [name for name in tensors if ".q_proj." in name]:
+        parts = [result.pop(name.replace("q_proj", piece)) for piece in ("q_proj", "k_proj", "v_proj")]
+        shares = [part.reshape(groups, part.shape[0] // groups, *part.shape[1:]) for part in parts]
+        result[name.replace("q_proj", leaf)] = np.concatenate(shares, 1).reshape(-1, *parts[0].shape[1:])
+    return result
+
+
+INTERNLM2 = (
+    (r"self_attn\.wqkv", "attention.wqkv"), (r"self_attn\.o_proj", "attention.wo"),
+    (r"mlp\.gate_proj", "feed_forward.w1"), (r"mlp\.up_proj", "feed_forward.w3"),
+    (r"mlp\.down_proj", "feed_forward.w2"), ("input_layernorm", "attention_norm"),
+    ("embed_tokens", "tok_embeddings"), (r"^lm_head", "output"),
+)  # fmt: skip
+
+
+def test_internlm2_meets_llama(folder: Folder) -> None:
+    """Its `wqkv` holds, for each head of keys, the queries that share it, the key and the value."""
+    split = decoder()
+    whole = renamed(grouped(split, "wqkv", 2), *INTERNLM2)
+    config = {"model_type": "internlm2", "num_key_value_heads": 2, "num_attention_heads": 4}
+    llama, internlm = folder.open("llama", split), folder.open("internlm", whole, config)
+    assert_same(matched(internlm, llama), split)
+    assert_same(matched(llama, internlm), whole)
+
+
+@pytest.mark.parametrize(("kind", "key"), [("gpt_neox", "num_attention_heads"), ("bloom", "n_head")])
+def test_queries_keys_and_values_head_by_head(kind: str, key: str, folder: Folder) -> None:
+    split = {name: tensor for name, tensor in decoder().items() if "k_proj" not in name and "v_proj" not in name}
+    for name in [name for name in split if "q_proj" in name]:
+        split |= {name.replace("q_proj", other): values(*split[name].shape) for other in ("k_proj", "v_proj")}
+    whole = grouped(split, "query_key_value", 4)
+    fused_, apart = folder.open("fused", whole, {"model_type": kind, key: 4}), folder.open("apart", split)
+    assert_same(matched(fused_, apart), split)
+    assert_same(matched(apart, fused_), whole)
+    other = folder.open("other", renamed(whole, (r"^model\.", "transformer.")))  # fused on both sides, no word of heads
+    assert_same(matched(other, fused_), whole)
+
+
 def test_pieces_that_do_not_make_up_the_tensor_are_refused(folder: Folder) -> None:
     split = decoder()
     whole = fused(decoder())
@@ -308,15 +349,30 @@ def test_pieces_that_do_not_make_up_the_tensor_are_refused(folder: Folder) -> No
         folder.match(whole, split)
 
 
-def test_transposed_experts_are_refused(folder: Folder) -> None:
-    """gpt-oss and Llama 4 keep experts as [expert, in, out]; where sizes coincide, the other matrix tells."""
+def turned(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: tensor.swapaxes(1, 2) if tensor.ndim == 3 else tensor for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "model.language_model."])
+def test_experts_held_as_in_and_out_meet_all_others(prefix: str, folder: Folder) -> None:
+    """Qwen3-VL-MoE and Llama 4 hold [expert, in, out]: told by the two stacks' shapes, under any names."""
+    single = decoder(2, experts=3)
+    five = stacked(single)
+    other = renamed(turned(five), (r"^model\.", prefix))
+    for base in (single, five):
+        assert_same(folder.match(other, base), base)
+        assert_same(folder.match(base, other), other)
+
+
+def test_gates_and_ups_that_alternate_are_not_taken_apart(folder: Folder) -> None:
+    """gpt-oss holds [expert, in, out], every other column a gate; its biases tell."""
     single = {k: v for k, v in decoder(1, experts=2).items() if "experts" in k or "norm" in k}
-    five = {name: tensor.swapaxes(1, 2) if tensor.ndim == 3 else tensor for name, tensor in stacked(single).items()}
-    with pytest.raises(PlanError, match="experts"):
-        folder.match(single, five)
-    folder.path = folder.path / "back"
-    with pytest.raises(PlanError, match="experts"):
-        folder.match(five, single)
+    five = turned(stacked(single))
+    bias = {"model.layers.0.mlp.experts.gate_up_proj_bias": values(2, 8)}
+    for theirs, base in ((single, five | bias), (five | bias, single)):
+        with pytest.raises(PlanError, match="order inside the fused tensor is not known") as caught:
+            folder.match(theirs, base)
+        assert "gpt-oss" in (caught.value.found or "")
 
 
 def test_codegen_keeps_its_projections_in_blocks(folder: Folder) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +55,22 @@ def test_two_tensors_of_one_name_are_refused(checkpoint: Checkpoint) -> None:
 def test_a_tensor_without_a_name_is_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(PlanError, match=r"leaves 'head.weight' of m without a name"):
         renamed(checkpoint, (("^head.*", ""),))
+
+
+@pytest.mark.parametrize("pattern", [r"^(\w+\.?)+!$", r"(\w|\w\w)*!", r"((\w?){20}){20}!"])
+def test_a_pattern_without_end_is_refused(
+    pattern: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cuvee.recipe.patterns.SECONDS", 0.5)
+    tensors = {"weightweightweightweightweightweightweight.weight": np.ones((2, 2), np.float32)}
+    long = open_checkpoint(Directory(write_checkpoint(tmp_path / "long", tensors)), "long")
+    with pytest.raises(PlanError, match="cannot be applied") as caught:
+        renamed(long, ((pattern, "x"),))
+    assert caught.value.pattern == pattern
+    assert "0.5 s" in (caught.value.found or "")
+
+
+def test_patterns_of_many_choices_do_what_python_s_do(checkpoint: Checkpoint) -> None:
+    pattern, replacement = r"^(enc|dec)\.(?P<n>\d+)\.(.*)$", r"layers.\g<n>.\3"
+    seen = renamed(checkpoint, ((pattern, replacement),))
+    assert list(seen.tensors) == [re.sub(pattern, replacement, name) for name in NAMES]
