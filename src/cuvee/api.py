@@ -20,7 +20,7 @@ from cuvee.engine.fetch import fetch, local_files
 from cuvee.engine.journal import may_go_on
 from cuvee.engine.probe import probe as measure
 from cuvee.engine.run import run
-from cuvee.engine.workplace import Workplace, claim, reserved_bytes
+from cuvee.engine.workplace import Workplace, claim, reserved_bytes, tell_lacking
 from cuvee.errors import CuveeError, OutputError
 from cuvee.options import MergeOptions, parse_size
 from cuvee.planning.build import Opened, PlanSettings, build_plan
@@ -130,12 +130,16 @@ def _merge(recipe: RecipeLike, out: Path, options: MergeOptions, progress: Progr
     progress.event("planned", facts)
     with claim(target) as place:
         check_disk(plan, out, reserved_bytes(place))
-        locate = fetch(plan, opened.checkpoints.values(), progress)
-        settings = engine_settings(options)
-        resumed, processes = run(plan, opened.recipe.text, place, locate, settings, progress, fresh=options.fresh)
-        files, warnings = complete(opened, place.folder, target.name, options)
-        warnings = (*warnings, *_checked(place.folder, opened, options))
-        place.publish()
+        try:
+            locate = fetch(plan, opened.checkpoints.values(), progress)
+            settings = engine_settings(options)
+            resumed, processes = run(plan, opened.recipe.text, place, locate, settings, progress, fresh=options.fresh)
+            files, warnings = complete(opened, place.folder, target.name, options)
+            warnings = (*warnings, *_checked(place.folder, opened, options))
+            place.publish()
+        except OutputError as error:
+            tell_lacking(error, place, plan.bytes_written)
+            raise
     seconds = time.perf_counter() - begin
     return _report(plan, out, seconds, processes, resumed, files, (*plan.warnings, *warnings))
 
@@ -147,6 +151,7 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
         CuveeError: if any of it cannot be.
 
     """
+    begin = time.thread_time()
     loaded, warnings = load_recipe(recipe, strict=options.strict, trust_remote_code=options.trust_remote_code)
     checkpoints = open_inputs(loaded, options)
     settings = PlanSettings(
@@ -158,7 +163,7 @@ def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened
     vocabulary = with_one_vocabulary(loaded, checkpoints, options)
     warnings = (*warnings, *_without_effect(loaded), *vocabulary.warnings)
     plan = build_plan(loaded, vocabulary.checkpoints, settings, warnings)
-    return Opened(loaded, vocabulary.checkpoints, plan, vocabulary.output)
+    return Opened(loaded, vocabulary.checkpoints, plan, vocabulary.output, time.thread_time() - begin)
 
 
 def engine_settings(options: MergeOptions) -> EngineSettings:
@@ -204,6 +209,7 @@ def cost(
         machine=other(here, machine) if machine else here,
         processes=settings.processes if wanted.cores == here.cores else -(-wanted.cores // MAX_THREADS),
         block_elements=NumpyBackend.block_elements,
+        opening=opened.seconds,
     )
 
 

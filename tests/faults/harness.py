@@ -25,6 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from support.kinds import make_kinds
 from support.tiny_models import Family, make_llama, recipe
 
 VICTIM = Path(__file__).with_name("victim.py")
@@ -41,6 +42,12 @@ slices:
   - sources: [{model: "@a", layer_range: [0, 5]}]
   - sources: [{model: "@b", layer_range: [1, 6]}]
 """
+KINDS = {
+    "surveyed": "ties trimmed over the whole model",
+    "folders": "weights in subfolders",
+    "vocabularies": "a union of vocabularies",
+    "adapters": "adapters",
+}
 EVERY = 0.002
 SLOWLY = {"pace": 0.02}
 
@@ -68,6 +75,7 @@ class Scene:
     options: tuple[str, ...] = ()
     old: bool = False
     """Whether an older output lies at OUT, to be replaced."""
+    shard_size: str = "40k"
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +96,7 @@ class Scene:
             (self.out / "config.json").write_text('{"old": true}')
 
     def command(self, settings: dict[str, Any], out: Path | None = None) -> list[str]:
-        merge = ["merge", str(self.folder / "recipe.yml"), str(out or self.out), "--out-shard-size", "40k"]
+        merge = ["merge", str(self.folder / "recipe.yml"), str(out or self.out), "--out-shard-size", self.shard_size]
         overwrite = ["--overwrite"] if self.old else []
         return [
             sys.executable,
@@ -288,10 +296,17 @@ def rows(folder: Path, kills: int, points: int, seed: int) -> Iterator[tuple[str
     ties = Scene(folder / "ties", family, TIES, ("--threads", "2"))
     copies = Scene(folder / "copies", family, COPIES, old=True)
     shared = Scene(folder / "processes", family, TIES, ("--processes", "2"))
-    each = kills // 4
-    yield "SIGKILL at a random instant: dare_ties, two threads", kills_at_random(ties, kills - 2 * each, seed)
+    kinds = make_kinds(folder / "kinds")
+    each = kills // 8
+    yield "SIGKILL at a random instant: dare_ties, two threads", kills_at_random(ties, kills - 6 * each, seed)
     yield "SIGKILL at a random instant: copies over an old output", kills_at_random(copies, each, seed + 1)
     yield "SIGKILL at a random instant: two worker processes", kills_at_random(shared, each, seed + 2)
+    for number, (kind, text) in enumerate(kinds.items()):
+        options, old = (("--processes", "2"), False) if number % 2 else ((), True)
+        scene = Scene(folder / kind, family, text, options, old, shard_size="5k")
+        where = "over an old output" if old else "two worker processes"
+        tally = kills_at_random(scene, each, seed + 3 + number)
+        yield f"SIGKILL at a random instant: {KINDS[kind]}, {where}", tally
     for name, scene in (("new output", ties), ("old output replaced", copies)):
         chosen = spread(points, changes_of(scene), seed)
         yield f"SIGKILL before a chosen change of the disk: {name}", kills_at_changes(scene, chosen)

@@ -25,9 +25,11 @@ if "--atheris" in sys.argv:
     import atheris
 
     with atheris.instrument_imports(include=["cuvee"]):
-        from support.fuzzing import TARGETS, Target, taken
+        from support.fuzzing import TARGETS
+        from support.fuzzing_target import Target, taken
 else:
-    from support.fuzzing import TARGETS, Target, taken
+    from support.fuzzing import TARGETS
+    from support.fuzzing_target import Target, taken
 
 PAGE = """\
 # Fuzzing
@@ -36,7 +38,7 @@ Every parser of strangers' input, fed with inputs that a strategy draws (hypothe
 (atheris). Taken means that it was understood, refused that it ended in one typed error. Anything else would be a fault.
 
 ```sh
-make fuzz    # python tests/fuzz/run.py {inputs} --table docs/fuzzing-table.md
+python tests/fuzz/run.py {inputs} --table docs/fuzzing-table.md    # `make fuzz` runs 100,000
 ```
 
 {table}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from support.fuzzing import TARGETS, Target, taken
+from support.fuzzing import TARGETS
+from support.fuzzing_target import Target, taken
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)

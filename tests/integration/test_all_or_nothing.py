@@ -122,6 +122,32 @@ def test_system_call_that_fails_is_told_as_an_output_error(
     assert not (here / "out").exists()
 
 
+def test_a_disk_that_fills_up_meanwhile_says_how_much_more_it_needs(
+    llama: Family, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where space cannot be reserved: 1,000 bytes are free, and nothing is written yet of what is planned."""
+    planned = cuvee.plan(recipe(LINEAR, llama)).bytes_written
+
+    free, pwrite = iter([1 << 30]), os.pwrite
+
+    def full(descriptor: int, data: memoryview, offset: int) -> int:
+        if offset == 0:  # the lock's
+            return pwrite(descriptor, data, offset)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    monkeypatch.setattr("cuvee.engine.workplace.reserved_bytes", lambda _: 500)
+    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(disk, "free_bytes", lambda _: next(free, 1000))  # there was enough when it started
+    with pytest.raises(OutputError, match="No space left on device") as raised:
+        cuvee.merge(recipe(LINEAR, llama), here / "out")
+    assert raised.value.expected == f"{(planned - 500) / 1000:.2f} kB free"
+    assert raised.value.fix == f"free {(planned - 1500) / 1000:.2f} kB more, then run the same command again"
+
+
 @pytest.mark.parametrize("step", ["write_file", "replace_directory"])
 def test_fault_while_finishing(step: str, llama: Family, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:

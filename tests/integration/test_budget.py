@@ -33,6 +33,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(folder: Path, method: str) -> dict[str, object]:
+    if method in ("sce", "arcee_fusion"):
+        models: list[dict[str, object]] = [{"model": str(folder / name)} for name in ("ab" if method == "sce" else "a")]
+        more: dict[str, object] = {"parameters": {"select_topk": 0.5}} if method == "sce" else {}
+        return {"merge_method": method, "base_model": str(folder / "base"), "models": models, **more}
     parameters = {"weight": 0.3} | ({} if method in ("linear", "task_arithmetic") else {"density": 0.5})
     models = [{"model": str(folder / name), "parameters": parameters} for name in "abc"]
     base = {} if method == "linear" else {"base_model": str(folder / "base")}
@@ -104,6 +108,18 @@ def test_a_recipe_that_cannot_fit_is_refused_with_the_reason(folder: Path, tmp_p
     assert not list(tmp_path.iterdir())
     needed = caught.value.fix.split("--memory to ")[1].split()[0]
     cuvee.merge(recipe(folder, "ties"), tmp_path / "out", MergeOptions(memory=needed, threads=1, processes=1))
+
+
+@pytest.mark.parametrize("method", ["ties", "sce", "arcee_fusion"])
+def test_what_a_refusal_asks_for_is_enough(method: str, folder: Path, tmp_path: Path) -> None:
+    """Two of these keep scores of the smaller tensor, which has just as many elements as is still moderate."""
+    with pytest.raises(PlanError, match="memory budget") as caught:
+        cuvee.merge(recipe(folder, method), tmp_path / "out", MergeOptions(memory="25MiB", processes=1))
+    needed = int(caught.value.fix.split("--memory to ")[1].split("MiB")[0])
+    (tmp_path / "recipe.yml").write_text(json.dumps(recipe(folder, method)))
+    command = [sys.executable, "-m", "cuvee", "merge", "--quiet", str(tmp_path / "recipe.yml"), str(tmp_path / "out")]
+    peak = peak_anonymous([*command, "--memory", f"{needed}MiB", "-j", "1", "--processes", "1"])
+    assert 10 * MiB < peak <= needed * MiB, f"{peak / MiB:.0f} of {needed} MiB"
 
 
 def test_whole_rows_need_what_they_are_long(tmp_path: Path) -> None:

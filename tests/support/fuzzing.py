@@ -6,53 +6,40 @@ A function returns whether its input was taken; a refusal is a `CuveeError`. Any
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import yaml
 from hypothesis import strategies as st
 
-from cuvee.errors import CuveeError
 from cuvee.methods.registry import get_method, method_names
 from cuvee.options import parse_size
-from cuvee.planning.build import PlanSettings, build_plan
+from cuvee.planning.build import build_plan
 from cuvee.planning.machine import parse_machine
 from cuvee.publish.card import CardInput, model_card
 from cuvee.publish.config import merged_config_text
 from cuvee.publish.side_files import choose_side_files
 from cuvee.recipe.load import load_recipe
 from cuvee.recipe.schema import Recipe
-from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
+from cuvee.tensors.checkpoint import open_checkpoint
 from cuvee.tensors.header import build_header, read_header
 from cuvee.tensors.reference import ModelRef
+from support.fuzzing_files import FILE_TARGETS
+from support.fuzzing_target import (
+    JSON,
+    NAMES,
+    SCALARS,
+    SETTINGS,
+    TEXT,
+    Target,
+    as_json,
+    bytes_or,
+    like,
+    linear,
+    mutated,
+    plan_of,
+)
 from support.memory import Memory
-
-_SETTINGS = PlanSettings(max_shard_bytes=1 << 30, seed=0, allow_crimes=False, version="0")
-
-
-@dataclass(frozen=True)
-class Target:
-    """One parser."""
-
-    name: str
-    run: Callable[[bytes], None]
-    inputs: st.SearchStrategy[bytes]
-    seeds: tuple[bytes, ...]
-
-
-def taken(target: Target, data: bytes) -> bool:
-    """Whether the input was taken rather than refused; every other outcome is raised."""
-    try:
-        target.run(data)
-    except CuveeError as refusal:
-        told = str(refusal)
-    else:
-        return True
-    assert 0 < len(told) < 20_000, "a refusal says something, and does not repeat its input at length"
-    return False
-
 
 # --- what is run -------------------------------------------------------------------------------------------------
 
@@ -65,7 +52,7 @@ def parse_header(data: bytes) -> None:
 def plan_headers(data: bytes) -> None:
     """A safetensors file as a whole checkpoint, planned with a sibling: names reach the layout."""
     checkpoint = open_checkpoint(Memory({"model.safetensors": data, "config.json": _CONFIG}, "a"), "a")
-    _plan(_linear(), checkpoint, checkpoint)
+    plan_of(linear(), checkpoint, checkpoint)
 
 
 def open_index(data: bytes) -> None:
@@ -77,8 +64,8 @@ def use_config(data: bytes) -> None:
     """A config.json: planned with, edited, and told of in the card."""
     base = open_checkpoint(Memory({"model.safetensors": _FILE, "config.json": data}, "a"), "a")
     other = open_checkpoint(Memory({"model.safetensors": _FILE, "config.json": _CONFIG}, "b"), "b")
-    for recipe in (_linear(), _sliced()):
-        plan = _plan(recipe, base, other)
+    for recipe in (linear(), _sliced()):
+        plan = plan_of(recipe, base, other)
         edits = {tuple(key.split(".")): value for key, value in plan.config_edits.items()}
         merged_config_text(base.config_text or "", dtype="bfloat16", edits=edits, vocab_size=7)
         model_card(
@@ -98,7 +85,7 @@ def read_recipe(data: bytes) -> None:
     checkpoint = open_checkpoint(Memory({"model.safetensors": _FILE, "config.json": _CONFIG}, "a"), "a")
     opened = {ref: checkpoint for ref in recipe.models() if not ref.adapters}
     if len(opened) == len(recipe.models()):
-        build_plan(recipe, opened, _SETTINGS)
+        build_plan(recipe, opened, SETTINGS)
 
 
 def read_words(data: bytes) -> None:
@@ -114,16 +101,6 @@ def name_files(data: bytes) -> None:
     choose_side_files(Memory({"config.json": b"{}", **files}))
 
 
-def _plan(recipe: Recipe, first: Checkpoint, second: Checkpoint) -> Any:
-    return build_plan(recipe, dict(zip(recipe.models(), (first, second), strict=True)), _SETTINGS)
-
-
-@cache
-def _linear() -> Recipe:
-    models = [{"model": name, "parameters": {"weight": [0.2, 0.8]}} for name in "ab"]
-    return load_recipe({"merge_method": "linear", "models": models})[0]
-
-
 @cache
 def _sliced() -> Recipe:
     pieces = [{"sources": [{"model": name, "layer_range": [0, 2]}]} for name in "ab"]
@@ -132,19 +109,18 @@ def _sliced() -> Recipe:
 
 # --- what it is run with -----------------------------------------------------------------------------------------
 
-_NAMES = ("model.embed_tokens.weight", "model.layers.0.a.weight", "model.layers.1.a.weight", "lm_head.weight")
 _CODES = ("F32", "BF16", "F64", "I64", "BOOL", "F8_E4M3", "U8")
 
 
-def _file(names: tuple[str, ...] = _NAMES) -> bytes:
+def _file(names: tuple[str, ...] = NAMES) -> bytes:
     return build_header([(name, "BF16", (2, 2), 8) for name in names], {"format": "pt"}) + bytes(8 * len(names))
 
 
 _FILE = _file()
-_SHARDS = {f"model-{i}.safetensors": _file((name,)) for i, name in enumerate(_NAMES)}
+_SHARDS = {f"model-{i}.safetensors": _file((name,)) for i, name in enumerate(NAMES)}
 _INDEX = {
     "metadata": {"total_size": 32},
-    "weight_map": {name: f"model-{i}.safetensors" for i, name in enumerate(_NAMES)},
+    "weight_map": {name: f"model-{i}.safetensors" for i, name in enumerate(NAMES)},
 }
 _CONFIG = json.dumps(
     {
@@ -156,82 +132,6 @@ _CONFIG = json.dumps(
     }
 ).encode()
 
-_TEXT = st.one_of(
-    st.text(max_size=12),
-    st.sampled_from(
-        [*_NAMES, "..", "/", "\\", "\0", "\ud800", "{}", "a" * 5000, "9" * 5000, "layers." + "7" * 4400 + ".w"]
-    ),
-)
-_SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 3),
-    st.integers(),
-    st.sampled_from([2**31, 2**53, 2**63 - 1, 2**63, 2**64, 10**400]),
-    st.floats(),
-    _TEXT,
-)
-_JSON = st.recursive(
-    _SCALARS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=4),
-    max_leaves=10,
-)
-
-
-def _like(example: Any) -> st.SearchStrategy[Any]:
-    """Values shaped like `example`, with anything else in places."""
-    if isinstance(example, Mapping):
-        known = {key: _like(value) for key, value in example.items()}
-        shaped = st.builds(
-            lambda own, more: {**own, **more},
-            st.fixed_dictionaries({}, optional=known),
-            st.dictionaries(_TEXT, _JSON, max_size=1),
-        )
-        return shaped | _JSON
-    if isinstance(example, list):
-        inner = st.one_of(*map(_like, example)) if example else _JSON
-        return st.lists(inner, max_size=3) | _JSON
-    return st.just(example) | _SCALARS | _JSON
-
-
-@st.composite
-def mutated(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
-    """A good input with some of its bytes changed, cut, doubled or put elsewhere."""
-    data = bytearray(draw(st.sampled_from(seeds)))
-    for _ in range(draw(st.integers(1, 4))):
-        start = draw(st.integers(0, len(data)))
-        stop = min(len(data), start + draw(st.integers(0, 9)))
-        kind = draw(st.integers(0, 3))
-        if kind == 0:
-            data[start:stop] = draw(st.binary(max_size=9))
-        elif kind == 1:
-            del data[start:stop]
-        elif kind == 2:
-            data[start:start] = data[start:stop] * draw(st.integers(1, 40))
-        else:
-            data[start:stop] = draw(
-                st.sampled_from(
-                    [
-                        b"[",
-                        b"{",
-                        b'"',
-                        b"}",
-                        b"]",
-                        b":",
-                        b",",
-                        b"&a",
-                        b"*a",
-                        b"!!",
-                        b"<<: ",
-                        b"\n",
-                        b"- ",
-                        b"-1",
-                        b"1e999",
-                    ]
-                )
-            )
-    return bytes(data)
-
 
 def _as_file(header: Any, data: bytes, slip: int) -> bytes:
     raw = json.dumps(header).encode()
@@ -240,14 +140,14 @@ def _as_file(header: Any, data: bytes, slip: int) -> bytes:
 
 _ENTRY = st.fixed_dictionaries(
     {
-        "dtype": st.sampled_from(_CODES) | _SCALARS,
-        "shape": st.lists(st.integers(0, 3) | _SCALARS, max_size=3) | _JSON,
-        "data_offsets": st.lists(st.integers(0, 24) | _SCALARS, min_size=2, max_size=2) | _JSON,
+        "dtype": st.sampled_from(_CODES) | SCALARS,
+        "shape": st.lists(st.integers(0, 3) | SCALARS, max_size=3) | JSON,
+        "data_offsets": st.lists(st.integers(0, 24) | SCALARS, min_size=2, max_size=2) | JSON,
     }
 )
 _HEADERS = st.builds(
     _as_file,
-    st.dictionaries(_TEXT, _ENTRY | _JSON, max_size=4) | _JSON,
+    st.dictionaries(TEXT, _ENTRY | JSON, max_size=4) | JSON,
     st.binary(max_size=24),
     st.sampled_from([0, 0, 0, 0, -1, 1, 7]),
 )
@@ -259,7 +159,7 @@ def _true_headers(draw: st.DrawFn) -> bytes:
     part = st.sampled_from(
         ["model", "layers", "h", "0", "1", "01", "9" * 30, "٣", "²", "weight", "lm_head", "a" * 2000, "7" * 4400, ""]
     )
-    names = draw(st.lists(st.lists(part, max_size=6).map(".".join) | _TEXT, max_size=6, unique=True))
+    names = draw(st.lists(st.lists(part, max_size=6).map(".".join) | TEXT, max_size=6, unique=True))
     names = [name for name in names if name != "__metadata__" and "\ud800" not in name]
     rows = [(n, draw(st.sampled_from(_CODES)), tuple(draw(st.lists(st.integers(0, 3), max_size=3)))) for n in names]
     return _laid_out(rows)
@@ -328,47 +228,39 @@ _RECIPE_SEEDS = (
 
 def _recipe_like() -> st.SearchStrategy[bytes]:
     one_method = st.sampled_from(method_names())
-    shaped = st.one_of(*map(_like, _RECIPES)).flatmap(
+    shaped = st.one_of(*map(like, _RECIPES)).flatmap(
         lambda recipe: (
             one_method.map(lambda name: {**recipe, "merge_method": name})
             if isinstance(recipe, dict)
             else st.just(recipe)
         )
     )
-    return (shaped | st.one_of(*map(_like, _RECIPES))).map(_as_json)
-
-
-def _as_json(data: Any) -> bytes:
-    return json.dumps(data).encode()
-
-
-def _bytes_or(*better: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    return st.one_of(*better, *better, st.binary(max_size=120))
+    return (shaped | st.one_of(*map(like, _RECIPES))).map(as_json)
 
 
 _WORDS = st.one_of(
     st.text(alphabet="0123456789.kKmMgGtTbBiIeE+-_ ", max_size=12),
     st.text(alphabet="read,write=cores nodes0123456789.GMB/s", max_size=40),
     st.sampled_from(["9" * 400 + "B", "1e400", "read=3GB/s,write=1GB/s,cores=64,nodes=8", "0.0000000001B", "٣GB"]),
-    _TEXT,
+    TEXT,
 )
 
-TARGETS: tuple[Target, ...] = (
-    Target("header", parse_header, _bytes_or(_HEADERS, mutated((_FILE,))), (_FILE, _as_file({}, b"", 0))),
-    Target("header, planned", plan_headers, _bytes_or(_true_headers(), mutated((_FILE,))), (_FILE,)),
+_TARGETS: tuple[Target, ...] = (
+    Target("header", parse_header, bytes_or(_HEADERS, mutated((_FILE,))), (_FILE, _as_file({}, b"", 0))),
+    Target("header, planned", plan_headers, bytes_or(_true_headers(), mutated((_FILE,))), (_FILE,)),
     Target(
         "index",
         open_index,
-        _bytes_or(_like(_INDEX).map(_as_json), mutated((_as_json(_INDEX),))),
-        (_as_json(_INDEX),),
+        bytes_or(like(_INDEX).map(as_json), mutated((as_json(_INDEX),))),
+        (as_json(_INDEX),),
     ),
     Target(
         "config",
         use_config,
-        _bytes_or(_like(json.loads(_CONFIG)).map(_as_json), mutated((_CONFIG,))),
+        bytes_or(like(json.loads(_CONFIG)).map(as_json), mutated((_CONFIG,))),
         (_CONFIG,),
     ),
-    Target("recipe", read_recipe, _bytes_or(_recipe_like(), mutated(_RECIPE_SEEDS)), _RECIPE_SEEDS),
+    Target("recipe", read_recipe, bytes_or(_recipe_like(), mutated(_RECIPE_SEEDS)), _RECIPE_SEEDS),
     Target(
         "option and reference",
         read_words,
@@ -379,7 +271,7 @@ TARGETS: tuple[Target, ...] = (
         "file names",
         name_files,
         st.lists(
-            _TEXT
+            TEXT
             | st.sampled_from(
                 [
                     "tokenizer.json",
@@ -395,3 +287,5 @@ TARGETS: tuple[Target, ...] = (
         (b"tokenizer.json\nLICENSE\nmodeling.py",),
     ),
 )
+
+TARGETS: tuple[Target, ...] = (*_TARGETS, *FILE_TARGETS)

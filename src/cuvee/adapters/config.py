@@ -29,6 +29,7 @@ _OTHER_UPDATES = {
     "layer_replication": "layer replication",
     "megatron_config": "Megatron's parallel layers",
 }
+_LARGEST = 1e30
 # Initialisations that change the base model too, each time that PEFT loads the adapter.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -103,6 +104,9 @@ def read_config(text: bytes, name: str) -> AdapterConfig:
             checkpoint=name,
         )
     _refuse_other_updates(raw, name)
+    for key in ("modules_to_save", "target_modules"):
+        _texts(raw, key, name)
+    _number(raw, "init_r", name, int, 12)
     needs_rank = kind not in ("IA3", "LN_TUNING", "TRAINABLE_TOKENS")
     rank = _number(raw, "r", name, int, 8) if needs_rank else 0
     if needs_rank and rank < 1:
@@ -119,7 +123,7 @@ def read_config(text: bytes, name: str) -> AdapterConfig:
         dora=bool(raw.get("use_dora")),
         base_model=_text(raw.get("base_model_name_or_path")),
         revision=_text(raw.get("revision")),
-        target_parameters=tuple(map(str, raw.get("target_parameters") or ())),
+        target_parameters=_texts(raw, "target_parameters", name),
         token_indices=_token_indices(raw, name),
         raw=raw,
     )
@@ -153,30 +157,44 @@ def _token_indices(raw: Mapping[str, Any], name: str) -> dict[str, tuple[int, ..
 
 
 def _patterned(patterns: Mapping[str, Any], module: str, default: float) -> Any:
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+    return next((value for key, value in patterns.items() if re.match(_ending(key), module)), default)
+
+
+def _ending(pattern: str) -> str:
+    """What PEFT matches a module's path with."""
+    return rf"(.*\.)?({pattern})$"
 
 
 def _pattern(raw: Mapping[str, Any], key: str, name: str, kind: type[int] | type[float]) -> dict[str, Any]:
     table = raw.get(key) or {}
-    if not isinstance(table, Mapping) or not all(_is_number(value) and value > 0 for value in table.values()):
+    if not isinstance(table, Mapping) or not all(_is_number(value) and kind(value) > 0 for value in table.values()):
         raise _bad(name, f"has a {key} that is not a table of numbers", found=repr(table)[:60])
     for pattern in table:
         try:
-            re.compile(pattern)
-        except re.error as error:
-            raise _bad(name, f"has a {key} that is no regular expression: {pattern!r}", found=str(error)) from None
+            re.compile(_ending(pattern))
+        except (re.error, OverflowError, RecursionError) as error:
+            what = f"has a {key} that is no regular expression: {pattern[:60]!r}"
+            raise _bad(name, what, found=str(error)) from None
     return {pattern: kind(value) for pattern, value in table.items()}
 
 
 def _number(raw: Mapping[str, Any], key: str, name: str, kind: type[Any], default: float) -> Any:
     value = raw.get(key, default)
-    if not _is_number(value) or not math.isfinite(value) or kind(value) != value:
+    if not _is_number(value) or kind(value) != value:
         raise _bad(name, f"has a {key} that is not a number", found=repr(value)[:60])
     return kind(value)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+
+
+def _texts(raw: Mapping[str, Any], key: str, name: str) -> tuple[str, ...]:
+    value = raw.get(key) or ()
+    value = [value] if isinstance(value, str) else value
+    if not isinstance(value, (list, tuple)) or not all(isinstance(part, str) for part in value):
+        raise _bad(name, f"has a {key} that is not a list of names", found=repr(value)[:60])
+    return tuple(value)
 
 
 def _text(value: Any) -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cuvee.engine.partition import row_length
 from cuvee.errors import PlanError
 from cuvee.methods.registry import get_method
+from cuvee.numerics.kept import AFFORDABLE
 from cuvee.numerics.masks import kept_bytes
 from cuvee.numerics.scan import grain_of
 from cuvee.numerics.select import most_bytes
@@ -75,10 +76,12 @@ def _need(op: TensorOp) -> _Need:
     if spec.prepare is None:
         return _Need(element, element * least, 0)
     grain = min(max(grain_of(len(op.sources)), least), op.size)  # fixed, so that sums do not depend on the budget
+    kept = spec.keeps * op.size if op.size <= AFFORDABLE else 0
     if spec.wants != "deltas":
-        return _Need(element, element * grain, 0)
+        return _Need(element, element * grain + kept, 0)
     masked = len(op.sources) - op.has_base
-    return _Need(element, element * grain + kept_bytes(op.size, masked), most_bytes(op.size, masked))
+    kept = max(kept_bytes(op.size, masked), kept)
+    return _Need(element, element * grain + kept, most_bytes(op.size, masked))
 
 
 def _too_small(plan: Plan, tensor: str, needed: int, memory: int, processes: int) -> PlanError:

@@ -146,7 +146,7 @@ def _workplace(
     stop: threading.Event,
 ) -> Iterator[list[Work]]:
     """The open files and the devices that ops are run with."""
-    keep_freed_blocks()
+    keep_freed_blocks(settings.worker_threads)
     disk.allow_open_files(len(locate) + len(plan.shards))
     backends = backends_for(settings.devices)
 
@@ -216,8 +216,7 @@ def _run_on_threads(
 ) -> None:
     """All ops, over the settings' threads for each device."""
     threads = settings.worker_threads
-    limit = _WIDE_BLOCKS_A_THREAD * threads
-    wide = [op for op in ops if threads > 1 and blocks_in(op, works[0].block_elements) > limit]
+    wide = [op for op in ops if is_wide(op, threads, works[0].block_elements)]
     chosen = {op.name for op in wide}
     others = [op for op in ops if op.name not in chosen]
     narrow = iter(others)
@@ -244,7 +243,7 @@ def _run_on_threads(
     with ThreadPoolExecutor(threads * len(works), thread_name_prefix="cuvee", initializer=_quiet) as pool:
         try:
             for number, op in enumerate(wide):
-                run(op, works[number % len(works)], _pool_map(pool))
+                run(op, works[number % len(works)], pool_map(pool))
             _wait([pool.submit(lane, work) for work in works for _ in range(threads)])
         except BaseException:
             stop.set()
@@ -252,7 +251,12 @@ def _run_on_threads(
             raise
 
 
-def _pool_map(pool: ThreadPoolExecutor) -> Callable[..., Iterator[Any]]:
+def is_wide(op: TensorOp, threads: int, block_elements: int) -> bool:
+    """Whether all threads of a process work on the op together."""
+    return threads > 1 and blocks_in(op, block_elements) > _WIDE_BLOCKS_A_THREAD * threads
+
+
+def pool_map(pool: ThreadPoolExecutor) -> Callable[..., Iterator[Any]]:
     """A block map over the pool's threads: results in order."""
 
     def block_map(function: Callable[[Range], Any], spans: Iterable[Range]) -> Iterator[Any]:

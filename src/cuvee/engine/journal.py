@@ -2,7 +2,8 @@
 
 The journal is a text file: a line of identity, then a line for each group of finished tensors, all with checksums. A
 group is written once the tensors' bytes would outlast a power failure: about every second, in a thread of its own, so
-that workers never wait for the disk. Where it lies and who may write to it is not known here.
+that workers never wait for the disk. Their bytes are sent there all the time, so that this thread hardly waits either.
+Where it lies and who may write to it is not known here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _EVERY_SECONDS = 1.0
-_EVERY_BYTES = 256 << 20
+_EVERY_BYTES = 1 << 30
+_SEND_SECONDS = 0.1  # between calls that set the writing to the disk going
 _FORMAT = 1
 
 
@@ -180,13 +183,22 @@ class Journal:
         self._end += len(line)
 
     def _commit_groups(self) -> None:
+        due = time.monotonic() + _EVERY_SECONDS
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closing or self._pending_bytes >= _EVERY_BYTES, _EVERY_SECONDS)
+                within = min(_SEND_SECONDS, _EVERY_SECONDS)
+                self._wake.wait_for(lambda: self._closing or self._pending_bytes >= _EVERY_BYTES, within)
                 if self._closing:
                     return
+                many = self._pending_bytes >= _EVERY_BYTES
+                changed = {output.shard for op in self._pending for output in op.outputs}
             try:
-                self.commit()
+                if many or time.monotonic() >= due:
+                    self.commit()
+                    due = time.monotonic() + _EVERY_SECONDS
+                else:
+                    for shard in changed:
+                        disk.start_writing(self._shards[shard])
             except OutputError as error:
                 self._failure = error
                 return

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -22,29 +22,22 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from cuvee.engine.allocator import keep_freed_blocks
-from cuvee.engine.devices import NumpyBackend
 from cuvee.engine.execute import EngineSettings
-from cuvee.engine.merge_op import Work, run_op, scan_of
+from cuvee.engine.footprint import footprint
+from cuvee.engine.merge_op import run_op
 from cuvee.engine.processes import can_fork
+from cuvee.engine.rehearsal import sample, work_in_memory
 from cuvee.errors import CuveeError
-from cuvee.methods.registry import get_method
-from cuvee.numerics.scan import Scan
-from cuvee.numerics.select import Cut, working_bytes
 from cuvee.planning.cost import work_of
 from cuvee.planning.machine import Kind, Machine, kind_of
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.tensors import disk
-from cuvee.tensors.dtypes import is_float, itemsize, numpy_dtype
-from cuvee.tensors.reader import FileReader
-from cuvee.tensors.sources import stored_pieces
 
 _TINY_ELEMENTS = 1 << 22  # a plan smaller than this is done sooner than it is measured
 _KINDS = 3  # kinds of op that are run; the rest of a plan is small
 _FIRST, _MOST = 1 << 19, 1 << 23  # elements of the first and of the largest sample, for each thread
 _ENOUGH_SECONDS = 0.15
-_MATRIX_SIDE = 512
-_POOL_BYTES = 1 << 20  # of made-up weights for a thread
-_CHUNK, _CHUNKS = 1 << 20, 48
+_CHUNK, _CHUNKS = 1 << 20, 128
 
 
 def probe(plan: Plan, out: Path, settings: EngineSettings, located: Mapping[str, Path]) -> Machine:
@@ -60,20 +53,18 @@ def probe(plan: Plan, out: Path, settings: EngineSettings, located: Mapping[str,
     machine = Machine(cores=settings.workers)
     if plan.elements < _TINY_ELEMENTS:
         return machine
-    resident = _resident("VmRSS")
-    keep_freed_blocks()
+    main = _main(plan)
+    found = footprint(plan, main, settings)  # first, while this process is what a merge's would be
+    keep_freed_blocks(settings.worker_threads)
     files = [path for path in located.values() if path.is_file()]
-    read = _reading(files)
-    written, copied = _writing(out, files)
-    seconds, lane, shared = _arithmetic(plan, settings)
+    rates: dict[str, Any] = {"read": _reading(files), **_writing(out, files)}
     return replace(
         machine,
-        read=read or machine.read,
-        write=written or machine.write,
-        copy=copied or machine.copy,
-        seconds=seconds,
-        process_bytes=(resident or machine.process_bytes) + shared,
-        lane_bytes=lane,
+        **{name: rate for name, rate in rates.items() if rate},
+        seconds=_arithmetic(main, settings),
+        process_bytes=(found.process or machine.process_bytes) + found.surveying,
+        worker_bytes=found.worker or machine.worker_bytes,
+        lane_bytes=found.lane,
         probed=True,
     )
 
@@ -98,24 +89,24 @@ def _offsets(path: Path) -> Iterator[int]:
         yield from (room * i // 12 for i in range(12))
 
 
-def _writing(out: Path, files: Sequence[Path]) -> tuple[float, float]:
-    """Bytes a second into a new file beside the output, written and copied; 0 where that cannot be."""
+def _writing(out: Path, files: Sequence[Path]) -> dict[str, float]:
+    """Bytes a second into a new file beside the output: written, made durable, and copied, where these can be."""
     source = next((path for path in files if path.stat().st_size >= _CHUNK * _CHUNKS), None)
+    rates: dict[str, float] = {}
+    data = memoryview(np.random.default_rng(0).bytes(_CHUNK))
     try:
-        with _scratch(out) as path:
-            descriptor = disk.open_to_write(path)
-            try:
-                data = memoryview(np.random.default_rng(0).bytes(_CHUNK))
-                written = _rate(lambda at: disk.write_at(descriptor, data, at, path))
-                if source is None:
-                    return written, 0.0
-                with disk.descriptor_of(source) as reading:
-                    copy = partial(disk.copy_range, reading, target=descriptor, name=source.name, path=path)
-                    return written, _rate(lambda at: copy(start=at, offset=at, count=_CHUNK))
-            finally:
-                os.close(descriptor)
+        with _scratch(out) as (path, descriptor):
+            rates["write"] = _rate(lambda at: disk.write_at(descriptor, data, at, path))
+            begin = time.perf_counter()
+            disk.sync(descriptor, path)
+            rates["durable"] = _CHUNK * _CHUNKS / (time.perf_counter() - begin)
+        if source is not None:
+            with _scratch(out) as (path, descriptor), disk.descriptor_of(source) as reading:
+                copy = partial(disk.copy_range, reading, target=descriptor, name=source.name, path=path)
+                rates["copy"] = _rate(lambda at: copy(start=at, offset=at, count=_CHUNK))
     except (CuveeError, OSError):  # a place that cannot be written to is told when the merge starts
-        return 0.0, 0.0
+        return rates
+    return rates
 
 
 def _rate(step: Callable[[int], Any]) -> float:
@@ -126,7 +117,7 @@ def _rate(step: Callable[[int], Any]) -> float:
 
 
 @contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
+def _scratch(out: Path) -> Iterator[tuple[Path, int]]:
     folder = out.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -136,13 +127,17 @@ def _scratch(out: Path) -> Iterator[Path]:
     try:
         path.unlink()
         disk.preallocate(path, b"", _CHUNK * _CHUNKS)
-        yield path
+        descriptor = disk.open_to_write(path)
+        try:
+            yield path, descriptor
+        finally:
+            os.close(descriptor)
     finally:
         path.unlink(missing_ok=True)
 
 
-def _arithmetic(plan: Plan, settings: EngineSettings) -> tuple[dict[Kind, float], int, int]:
-    """Of the plan's main kinds of op: core seconds a unit of work; bytes of a thread, and bytes beside all threads."""
+def _main(plan: Plan) -> list[TensorOp]:
+    """Of each of the kinds of op that most of the work is, the largest op."""
     work: dict[Kind, float] = {}
     largest: dict[Kind, TensorOp] = {}
     for op in plan.ops:
@@ -151,15 +146,13 @@ def _arithmetic(plan: Plan, settings: EngineSettings) -> tuple[dict[Kind, float]
             work[kind] = work.get(kind, 0.0) + work_of(op)
             if kind not in largest or op.size > largest[kind].size:
                 largest[kind] = op
-    main = sorted(work, key=lambda kind: -work[kind])[:_KINDS]
-    lane = shared = 0
-    with threadpool_limits(limits=1, user_api="blas"), np.errstate(all="ignore"):
-        with _lanes(settings) as pool:
-            seconds = {kind: _seconds_each(largest[kind], pool, settings.workers) for kind in main}
-        for kind in main:
-            lane = max(lane, _growth(largest[kind]))
-            shared = max(shared, _searching(largest[kind]))
-    return seconds, lane, shared
+    return [largest[kind] for kind in sorted(work, key=lambda kind: -work[kind])[:_KINDS]]
+
+
+def _arithmetic(main: Sequence[TensorOp], settings: EngineSettings) -> dict[Kind, float]:
+    """Core seconds a unit of work, by kind of op."""
+    with threadpool_limits(limits=1, user_api="blas"), np.errstate(all="ignore"), _lanes(settings) as pool:
+        return {kind_of(op): _seconds_each(op, pool, settings.workers) for op in main}
 
 
 def _lanes(settings: EngineSettings) -> Executor:
@@ -173,127 +166,15 @@ def _seconds_each(op: TensorOp, pool: Executor, lanes: int) -> float:
     """Core seconds for a unit of work, all lanes at it, each on a tensor of its own."""
     elements = _FIRST
     while True:
-        sample = _sample(op, elements)
-        spent = sum(pool.map(_timed, [sample] * lanes, range(lanes))) / lanes
-        if spent >= _ENOUGH_SECONDS or elements >= _MOST or sample.size >= op.size:
-            return spent / work_of(sample)
+        part = sample(op, elements)
+        spent = sum(pool.map(_timed, [part] * lanes, range(lanes))) / lanes
+        if spent >= _ENOUGH_SECONDS or elements >= _MOST or part.size >= op.size:
+            return spent / work_of(part)
         elements = min(int(elements * max(1.5 * _ENOUGH_SECONDS / max(spent, 1e-6), 2.0)), _MOST)
 
 
 def _timed(op: TensorOp, number: int) -> float:
-    work = _in_memory(op, number)
+    work = work_in_memory(op, number)
     begin = time.perf_counter()
     run_op(op, work)
     return time.perf_counter() - begin
-
-
-def _growth(op: TensorOp) -> int:
-    """Bytes by which one thread at work makes this process grow; 0 where the system does not tell."""
-    sample = _sample(op, 8 * NumpyBackend.block_elements)
-    work = _in_memory(sample, 0)
-    before = _resident("VmHWM", reset=True)
-    run_op(sample, work)
-    return max(_resident("VmHWM") - before, 0) if before else 0
-
-
-def _searching(op: TensorOp) -> int:
-    """Bytes that the op's searches for k-th largest values take: they grow with the tensor, so no sample shows them."""
-    spec = get_method(op.method or "")
-    if spec.prepare is None:
-        return 0
-    sample = _sample(op, _FIRST)
-    scan = _Watched(**vars(scan_of(sample, _in_memory(sample, 0))))
-    spec.prepare(scan, **{name: op.parameters[name] for name in spec.prepare_arguments})
-    return max((working_bytes(op.size, count) for count in scan.searches), default=0)
-
-
-class _Watched(Scan):
-    """A scan that notes how many values are searched for at once."""
-
-    @cached_property
-    def searches(self) -> list[int]:
-        """Of each search."""
-        return []
-
-    def kth_largest(self, score: Callable[..., Any], ks: Sequence[int]) -> tuple[Cut, ...]:
-        """As it is."""
-        self.searches.append(len(ks))
-        return super().kth_largest(score, ks)
-
-
-def _sample(op: TensorOp, elements: int) -> TensorOp:
-    """The op, on the first rows of its tensor."""
-    if get_method(op.method or "").scope == "matrix":
-        shape = tuple(min(length, _MATRIX_SIDE) for length in op.shape)
-    elif len(op.shape) > 1:
-        columns = op.shape[-1]
-        shape = (max(min(elements // max(columns, 1), op.size // max(columns, 1)), 1), columns)
-    else:
-        shape = (min(elements, op.size),)
-    over = get_method(op.method or "").over
-    alone = {**op.parameters, over: "tensor"} if over else op.parameters  # a scan of the whole model would be one
-    return replace(op, shape=shape, offset=0, shard=0, parameters=alone)
-
-
-def _in_memory(op: TensorOp, number: int) -> Work:
-    return Work(
-        reader=_Pool(op, number),
-        output=_Nowhere(),  # type: ignore[arg-type]
-        backend=NumpyBackend(),
-        seed=number,
-        block_elements=NumpyBackend.block_elements,
-        allow_nonfinite=True,
-        model_names=tuple(map(str, range(max(op.models) + 1))),
-        advance=lambda _: None,
-        check_stop=lambda: None,
-    )
-
-
-class _Pool(FileReader):
-    """A reader of made-up weights: the same small random pool again and again, a little different for each file."""
-
-    def __init__(self, op: TensorOp, number: int) -> None:
-        super().__init__()
-        random = np.random.default_rng(number)
-        count = _POOL_BYTES // 2 // len(op.sources)
-        base = random.standard_normal(count, np.float32) * 0.02
-        self._pools: dict[str, tuple[int, np.ndarray[Any, Any]]] = {}
-        for position, source in enumerate(op.sources):
-            moved = base + random.standard_normal(count, np.float32) * (0.002 * bool(position))
-            for piece in stored_pieces(source):
-                if piece.file not in self._pools:
-                    dtype = numpy_dtype(piece.dtype)
-                    values = moved.astype(dtype) if is_float(piece.dtype) else np.ones(count, dtype)
-                    self._pools[piece.file] = (piece.offset % itemsize(piece.dtype), values.view(np.uint8))
-
-    def read(self, file: str, offset: int, count: int) -> np.ndarray[Any, Any]:
-        buffer = np.empty(count, np.uint8)
-        self.read_into(file, offset, memoryview(buffer))  # type: ignore[arg-type]
-        return buffer
-
-    def read_into(self, file: str, offset: int, target: memoryview) -> None:
-        shift, pool = self._pools[file]
-        place, done, size = (offset - shift) % pool.size, 0, len(target)
-        array = np.frombuffer(target, np.uint8)
-        while done < size:
-            step = min(size - done, pool.size - place)
-            array[done : done + step] = pool[place : place + step]
-            done, place = done + step, 0
-
-
-class _Nowhere:
-    """An output that keeps nothing."""
-
-    def write(self, shard: int, offset: int, array: np.ndarray[Any, Any]) -> None:  # noqa: ARG002
-        np.ascontiguousarray(array)
-
-
-def _resident(what: str, *, reset: bool = False) -> int:
-    """The resident size of this process (VmRSS), or its peak (VmHWM) since the last reset; 0 where nothing tells."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(what)), 0)

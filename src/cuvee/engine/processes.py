@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cuvee.engine.allocator import keep_freed_blocks
 from cuvee.engine.survey import Surveyed
 from cuvee.errors import PlanError
 from cuvee.methods.own_file import files_of, load_methods
@@ -117,6 +118,7 @@ def _chunks(ops: Sequence[TensorOp], processes: int) -> list[tuple[TensorOp, ...
 def _adopt(job: _Job, stop: c_byte) -> None:
     """What a new worker does first: it leaves interrupts to its parent, and sees to it that it ends with that."""
     _job[:] = [job]
+    keep_freed_blocks(job.settings.worker_threads)  # before there is a second thread
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with_parent, args=(job.parent, stop), name="cuvee-guard", daemon=True).start()

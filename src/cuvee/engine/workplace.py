@@ -11,6 +11,7 @@ Nothing but a whole model is ever at OUT, and nothing in OUT.partial itself load
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -111,6 +112,16 @@ def reserved_bytes(place: Workplace) -> int:
     """Bytes of the disk that an earlier run has taken for this output already."""
     files = place.folder.rglob("*") if place.folder.is_dir() else ()
     return sum(getattr(path.stat(), "st_blocks", 0) * 512 for path in files)
+
+
+def tell_lacking(error: OutputError, place: Workplace, wanted: int) -> None:
+    """Adds to an error of a full disk how much more space the `wanted` bytes of weights need there."""
+    if error.facts.get("errno") != errno.ENOSPC:
+        return
+    needed, free = wanted - reserved_bytes(place), disk.free_bytes(place.home)
+    if needed > free:
+        error.expected, error.found = f"{_size(needed)} free", f"{_size(free)} free"
+        error.fix = f"free {_size(needed - free)} more, then run the same command again"
 
 
 def _refuse_foreign(home: Path) -> None:

@@ -11,7 +11,7 @@ from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import Prepared, Weights
 from cuvee.numerics.arrays import as_mask, like, namespace, to_numpy
 from cuvee.numerics.block import Array, Block
-from cuvee.numerics.kept import of_ranks
+from cuvee.numerics.kept import KEEPING, of_ranks
 from cuvee.numerics.scan import Scan
 
 
@@ -42,7 +42,7 @@ def weigh(scan: Scan) -> Importance:
     return Importance(divergence, median + 1.5 * (third - first))
 
 
-@merge_method("arcee_fusion", base="required", models=(1, 1), scope="rows", prepare=weigh)
+@merge_method("arcee_fusion", base="required", models=(1, 1), scope="rows", prepare=weigh, keeps=KEEPING)
 def arcee_fusion(weights: Weights, importance: Prepared[Importance]) -> Array:
     """The base with those changes of the other model whose importance stands out.
 

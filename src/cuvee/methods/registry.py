@@ -59,6 +59,7 @@ def merge_method(
     check: Callable[..., None] | None = None,
     coefficients: Callable[..., tuple[float, ...]] | None = None,
     reference: str | None = None,
+    keeps: int = 0,
 ) -> Callable[[F], F]:
     """Registers the decorated function as the merge method `name` and gives it back unchanged.
 
@@ -74,6 +75,8 @@ def merge_method(
         coefficients: `coefficients(*, some of the method's parameters)`, for a method that is nothing but the sum of
             its inputs times a number each: these. The engine may then add inputs up before they are formed.
         reference: the paper.
+        keeps: bytes an element that `prepare` takes if it keeps scores of tensors of up to `AFFORDABLE` elements, for
+            the memory budget.
 
     Raises:
         MethodError: if the signature cannot be read or the name is taken.
@@ -91,6 +94,7 @@ def merge_method(
             check=check,
             coefficients=coefficients,
             reference=reference,
+            keeps=keeps,
         )
         if name in _HOMES and function.__module__ != _home(name):
             importlib.import_module(_home(name))  # so that a second method of this name is refused below

@@ -11,7 +11,7 @@ from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import Deltas, Prepared
 from cuvee.numerics.arrays import as_mask, sum_of
 from cuvee.numerics.block import Array, Block
-from cuvee.numerics.kept import KeptScores, keep_scores
+from cuvee.numerics.kept import KEEPING, KeptScores, keep_scores
 from cuvee.numerics.scan import Product, Scan
 from cuvee.numerics.select import KEEP_ALL, Cut
 
@@ -66,6 +66,7 @@ def _largest(scan: Scan, share: float) -> Selection:
     base="required",
     models=(1, None),
     prepare=select,
+    keeps=KEEPING,
     reference="Wan et al. 2024, FuseChat: knowledge fusion of chat models, arXiv:2408.07990",
 )
 def sce(

@@ -98,6 +98,8 @@ class MethodSpec:
     takes_prepared: bool
     over: str | None
     """The argument that decides what `prepare` scans; None if that is always one tensor."""
+    keeps: int
+    """Bytes an element that `prepare` takes for what it keeps of a tensor of moderate size, beside masks."""
     summary: str
     doc: str
     reference: str | None
@@ -119,6 +121,7 @@ def read_signature(
     check: Callable[..., None] | None,
     coefficients: Callable[..., tuple[float, ...]] | None,
     reference: str | None,
+    keeps: int = 0,
 ) -> MethodSpec:
     """The spec that `function`'s signature and docstring describe.
 
@@ -151,6 +154,7 @@ def read_signature(
         parameters=MappingProxyType(parameters),
         takes_prepared=takes_prepared,
         over=over,
+        keeps=keeps,
         summary=text.split("\n", 1)[0],
         doc=text,
         reference=reference,

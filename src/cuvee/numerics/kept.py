@@ -18,6 +18,8 @@ from cuvee.numerics.select import KEEP_ALL, KEEP_NONE, Cut
 
 AFFORDABLE = 1 << 23
 """Elements of a tensor whose scores may be kept: four bytes each."""
+KEEPING = 10
+"""Bytes an element that keeping takes at most: blocks' scores, those of all together, and what is ranked of them."""
 _SAMPLE = 16  # as a power of 2, about so many elements bracket a rank
 
 

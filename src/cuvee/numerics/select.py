@@ -117,12 +117,21 @@ def select_kth_largest(
     return tuple(search.cut for search in searches if search.cut is not None)
 
 
-def working_bytes(size: int, searches: int) -> int:
-    """About the memory, in float32, that so many searches of a tensor of `size` elements take beside its blocks."""
+def working_bytes(size: int, shares: Sequence[float], arrays: int) -> int:
+    """About the memory, in float32, that searches in a tensor of `size` elements take beside its blocks.
+
+    Args:
+        size: of the tensor.
+        shares: for each search, which part of the values is to lie above.
+        arrays: of scores that are searched; several searches may share one.
+
+    """
     chunks = min(max(size >> 18, _SAMPLE_CHUNKS), 512)
     sample = min(chunks * _SAMPLE_LENGTH, size)
-    inside = min(6 / math.sqrt(max(sample, 1)) * size, _CAPACITY, size)  # the bracket is twelve half deviations wide
-    return int(4 * (searches * (sample + inside) + sample + inside))
+    spread = 12 * size / math.sqrt(max(sample, 1))  # a bracket is twelve deviations wide
+    inside = [min(spread * math.sqrt(max(share * (1 - share), 0.0)), _CAPACITY, size) for share in shares]
+    # One at a time is joined, copied and partitioned, first of the samples and then of what lies inside.
+    return int(4 * max(sample * (arrays + 3), sum(inside) + 2 * max(inside, default=0)))
 
 
 def most_bytes(size: int, searches: int) -> int:

@@ -47,6 +47,8 @@ class Opened:
     checkpoints: Mapping[ModelRef, Checkpoint]
     plan: Plan
     vocabulary: OutputVocabulary = field(default_factory=OutputVocabulary)
+    seconds: float = 0.0
+    """Of computing that opening took: a merge does it again."""
 
 
 def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings, warnings: Sequence[str] = ()) -> Plan:

@@ -12,7 +12,7 @@ from cuvee.planning.machine import Kind, Machine, kind_of
 from cuvee.planning.ops import Plan, TensorOp
 from cuvee.tensors import disk
 
-_START_SECONDS = 0.35  # an interpreter with NumPy and Cuvee loaded, and the files beside the weights
+_END_SECONDS = 0.1  # the files beside the weights, the check of headers, the rename
 # Nanoseconds an element and model on one core, where nothing was measured.
 _NS_READ, _NS_APPLY, _NS_SCAN = 0.4, 0.6, 1.6
 
@@ -39,11 +39,14 @@ class Cost:
     machine: Machine
 
 
-def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_elements: int) -> Cost:
+def estimate(
+    plan: Plan, out: Path, *, machine: Machine, processes: int, block_elements: int, opening: float = 0.0
+) -> Cost:
     """What running `plan` into `out` will take.
 
     A core that reads or writes does not compute meanwhile, and storage is no faster for having more of them; copies are
-    the kernel's work alone.
+    the kernel's work alone, and wait while what was copied before goes to the disk. What is merged goes there
+    meanwhile.
     Every node does its share of all of them.
 
     Args:
@@ -52,21 +55,25 @@ def estimate(plan: Plan, out: Path, *, machine: Machine, processes: int, block_e
         machine: where it runs, all its cores at work.
         processes: that share a node's cores.
         block_elements: elements that a thread looks at together.
+        opening: seconds that reading headers and tokenizers and making the plan takes.
 
     """
     widest = max((len(op.sources) for op in plan.ops), default=1)
     merged = [op for op in plan.ops if op.method is not None]
-    lane = machine.lane_bytes if machine.probed else block_elements * 4 * (2 * widest + 5) * bool(merged)
+    block = min(block_elements, max((op.size for op in merged), default=0))
+    lane = machine.lane_bytes if machine.probed else block * 4 * (2 * widest + 5)
     reading = sum(op.bytes_read for op in merged) / machine.read
-    writing = sum(op.nbytes for op in merged) / machine.write
-    busy = max((core_seconds(merged, machine) + reading + writing) / machine.cores, reading, writing)
-    copied = sum(op.nbytes for op in plan.ops if op.method is None and op.derivation is None) / machine.copy
+    written = sum(op.nbytes for op in merged)
+    writing, durable = written / machine.write, written / machine.durable
+    busy = max((core_seconds(merged, machine) + reading + writing) / machine.cores, reading, writing, durable)
+    copied = sum(op.nbytes for op in plan.ops if op.method is None and op.derivation is None)
+    copying = copied / machine.copy + copied / machine.durable
     return Cost(
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
-        peak_memory=(processes + (processes > 1)) * machine.process_bytes + machine.cores * lane,
+        peak_memory=machine.process_bytes + (processes > 1) * processes * machine.worker_bytes + machine.cores * lane,
         disk_free=disk.free_bytes(out.absolute()),
-        seconds=_START_SECONDS + (busy + copied) / machine.nodes,
+        seconds=machine.start_seconds + opening + _END_SECONDS + (busy + copying) / machine.nodes,
         machine=machine,
     )
 

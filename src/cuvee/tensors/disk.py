@@ -9,8 +9,9 @@ import ctypes
 import errno
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import repeat
 from pathlib import Path
 
@@ -156,6 +157,29 @@ def sync(descriptor: int, path: Path) -> None:
         (os.fdatasync if hasattr(os, "fdatasync") else os.fsync)(descriptor)
     except OSError as error:
         raise _write_error(path, error) from error
+
+
+def start_writing(path: Path) -> None:
+    """Sets the writing of the file's changed bytes to the disk going, so that a later `sync` finds little left.
+
+    A hint: nothing is waited for, and where the system lacks the call nothing happens.
+    """
+    if (call := _sync_file_range()) is None:
+        return
+    descriptor = open_to_write(path)
+    try:
+        whole, begin_only = ctypes.c_int64(0), 2
+        call(descriptor, whole, whole, begin_only)
+    finally:
+        os.close(descriptor)
+
+
+@cache
+def _sync_file_range() -> Callable[..., int] | None:
+    try:
+        return ctypes.CDLL(None).sync_file_range
+    except (AttributeError, OSError, TypeError):  # not Linux
+        return None
 
 
 def sync_directory(path: Path) -> None:

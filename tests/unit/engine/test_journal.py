@@ -185,6 +185,34 @@ def test_a_tensor_is_recorded_only_after_its_bytes_are_durable(
         assert told == [shards[0], "write journal", "sync journal"]
 
 
+def test_bytes_are_sent_to_the_disk_before_they_are_waited_for(
+    home: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the files that finished tensors are in, and only those; nothing is recorded for it."""
+    sent: list[str] = []
+    start_writing = disk.start_writing
+
+    def note(path: Path) -> None:
+        start_writing(path)
+        sent.append(path.name)
+
+    monkeypatch.setattr(disk, "start_writing", note)
+    monkeypatch.setattr(module, "_SEND_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_EVERY_SECONDS", 1e9)
+    journal, _ = opened(home, plan)
+    with journal:
+        journal.finished("c")
+        deadline = time.monotonic() + 20
+        while not sent:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        found = read_journal(home / "journal")
+        assert found is not None
+        assert not found.done
+    assert set(sent) == {"model-00002-of-00003.safetensors"}
+    assert run(home, plan) == ({"c"}, None)
+
+
 @pytest.fixture
 def wide(plan: Plan) -> Plan:
     """The same, and every tensor of the first file writes something into the last one too."""

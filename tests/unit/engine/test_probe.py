@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from cuvee.engine import probe as probing
 from cuvee.engine.execute import EngineSettings
 from cuvee.engine.probe import probe
 from cuvee.methods.registry import get_method, method_names
-from cuvee.numerics.select import select_kth_largest, working_bytes
 from cuvee.planning.machine import Machine, kind_of
 from cuvee.planning.ops import Plan
-from cuvee.tensors.sources import Joined, Stored
+from cuvee.tensors.sources import Stored
 from support.merging import op_of, plan_of
 
 ONE = EngineSettings(threads=1)
@@ -73,32 +70,3 @@ def test_where_nothing_can_be_written_the_usual_figures_serve(tmp_path: Path, mo
     monkeypatch.setattr(probing.tempfile, "mkstemp", refuse)
     found = probe(plan(tmp_path, "linear"), tmp_path, ONE, {})
     assert (found.read, found.write, found.copy) == (Machine.read, Machine.write, Machine.copy)
-
-
-@pytest.mark.parametrize("dtype", ["BF16", "F32", "I64"])
-@pytest.mark.parametrize("offset", [0, 7, 1 << 40])
-def test_made_up_weights_are_values_of_their_dtype(dtype: str, offset: int) -> None:
-    first = Stored("a", offset, dtype, (64, 32))
-    second = Joined((Stored("b", offset, dtype, (32, 32)), Stored("b", offset + 999 * 8, dtype, (32, 32))), 0)
-    pool = probing._Pool(op_of("w", [first, second], dtype, "linear", {}, has_base=False), 0)
-    values = [source.read(5, 2000, pool, np.dtype(np.float64)) for source in (first, second)]
-    assert all(value.shape == (1995,) and np.isfinite(value).all() for value in values)
-    if dtype != "I64":
-        assert 0.001 < values[0].std() < 0.1
-
-
-@pytest.mark.parametrize(("size", "searches"), [(1 << 22, 1), (1 << 22, 3), (1 << 24, 2)])
-def test_what_searches_take_is_known_beforehand(size: int, searches: int) -> None:
-    """Within a factor of two of what tracemalloc sees beyond the blocks."""
-    values = [np.abs(np.random.default_rng(i).standard_normal(size, np.float32)) for i in range(searches)]
-    grain = 1 << 18
-    spans = [(start, start + grain) for start in range(0, size, grain)]
-
-    def run(function: object, ranges: object) -> list[object]:
-        return [function(span) for span in ranges]  # type: ignore[operator, attr-defined]
-
-    tracemalloc.start()
-    select_kth_largest(lambda a, b: [value[a:b] for value in values], spans, [size // 2] * searches, run)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert 0.5 < working_bytes(size, searches) / peak < 2

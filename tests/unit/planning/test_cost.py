@@ -25,8 +25,8 @@ HERE = Machine()
 KIND = kind_of(plan("linear").ops[0])
 
 
-def cost(planned: Plan, machine: Machine = HERE, block: int = 1 << 17, processes: int = 1) -> Cost:
-    return estimate(planned, Path(), machine=machine, processes=processes, block_elements=block)
+def cost(planned: Plan, machine: Machine = HERE, block: int = 1 << 17, processes: int = 1, opening: float = 0) -> Cost:
+    return estimate(planned, Path(), machine=machine, processes=processes, block_elements=block, opening=opening)
 
 
 def test_bytes_are_those_of_the_plan(tmp_path: Path) -> None:
@@ -47,12 +47,12 @@ def test_more_work_takes_longer() -> None:
     assert seconds("ties", elements=10**9) < seconds("ties", elements=2 * 10**9)
 
 
-START = 0.35
+START = 0.5 + 0.1
 
 
 def test_a_core_reads_computes_or_writes_and_storage_bounds_all_of_them() -> None:
     """One billion elements: 4 GB in, 2 GB out, and a measured nanosecond each."""
-    fast: dict[str, Any] = {"read": 1e15, "write": 1e15, "cores": 1, "seconds": {KIND: 1e-15}}
+    fast: dict[str, Any] = {"read": 1e15, "write": 1e15, "durable": 1e15, "cores": 1, "seconds": {KIND: 1e-15}}
     assert seconds("linear", **{**fast, "seconds": {KIND: 1e-9}}) == pytest.approx(1.0 + START, abs=1e-4)
     assert seconds("linear", **{**fast, "seconds": {KIND: 1e-9}, "cores": 4}) == pytest.approx(0.25 + START, abs=1e-4)
     assert seconds("linear", **{**fast, "read": 1e9}) == pytest.approx(4.0 + START, abs=1e-4)
@@ -61,12 +61,24 @@ def test_a_core_reads_computes_or_writes_and_storage_bounds_all_of_them() -> Non
     assert seconds("linear", **both) == pytest.approx(5.0 + START, abs=1e-4)
     assert seconds("linear", **{**both, "cores": 64}) == pytest.approx(4.0 + START, abs=1e-4)
     assert seconds("linear", **{**fast, "write": 1e9, "nodes": 4}) == pytest.approx(0.5 + START, abs=1e-4)
-    assert seconds(None, **{**fast, "copy": 1e9}) == pytest.approx(2.0 + START, abs=1e-4)
+    assert seconds("linear", **{**fast, "start_seconds": 2.0}) == pytest.approx(2.1, abs=1e-4)
+
+
+def test_opening_is_done_again() -> None:
+    assert cost(plan(None), opening=7.0).seconds == pytest.approx(cost(plan(None)).seconds + 7)
+
+
+def test_what_is_merged_goes_to_the_disk_meanwhile_and_what_is_copied_does_not() -> None:
+    """2 GB out: merged in a second, copied in two, and 2 s to the disk."""
+    slow: dict[str, Any] = {"read": 1e15, "write": 1e15, "durable": 1e9, "copy": 1e9, "cores": 1}
+    assert seconds("linear", **slow, seconds={KIND: 1e-9}) == pytest.approx(2.0 + START, abs=1e-4)
+    assert seconds("linear", **slow, seconds={KIND: 5e-9}) == pytest.approx(5.0 + START, abs=1e-4)
+    assert seconds(None, **slow) == pytest.approx(4.0 + START, abs=1e-4)
 
 
 def test_a_kind_that_was_not_measured_costs_what_the_dearest_did() -> None:
     other = ("slerp", "F32", ("F32",), False)
-    found = seconds("linear", cores=1, read=1e15, write=1e15, seconds={other: 2e-9})
+    found = seconds("linear", cores=1, read=1e15, write=1e15, durable=1e15, seconds={other: 2e-9})
     assert found == pytest.approx(2.0 + START, abs=1e-4)
 
 
@@ -91,9 +103,15 @@ def test_memory_grows_with_models_cores_and_blocks_and_not_with_tensors() -> Non
 
 
 def test_measured_memory_stands_before_reckoned() -> None:
-    measured = Machine(cores=3, process_bytes=1000, lane_bytes=10, probed=True)
-    assert cost(plan("ties"), measured, processes=2).peak_memory == 3030
+    measured = Machine(cores=3, process_bytes=1000, worker_bytes=500, lane_bytes=10, probed=True)
+    assert cost(plan("ties"), measured).peak_memory == 1030
+    assert cost(plan("ties"), measured, processes=2).peak_memory == 2030
     assert cost(plan(None), Machine(process_bytes=1000)).peak_memory == 1000
+
+
+def test_no_block_is_larger_than_the_largest_tensor() -> None:
+    bare = Machine(cores=1, process_bytes=1000)
+    assert cost(plan("linear", inputs=2, elements=100), bare).peak_memory == 1000 + 100 * 4 * 9
 
 
 def test_a_disk_that_is_too_small_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
