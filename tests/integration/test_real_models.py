@@ -73,7 +73,7 @@ def test_dare_keeps_the_share_it_was_told(berts: dict[str, Path], tmp_path: Path
 def test_siblings_with_other_heads_are_refused_by_name(tmp_path: Path) -> None:
     originals = inputs.original_berts(SCRATCH)
     base, bare, headed = (originals[name] for name in inputs.BERTS)
-    told = {bare: r"lacks 7 of 207 \(cls.predictions.bias", headed: r"lacks 7 of 209 \(cls.predictions.bias"}
+    told = {bare: r"lacks 8 of 207 \(cls.predictions.bias", headed: r"lacks 8 of 209 \(cls.predictions.bias"}
     for other, found in told.items():
         recipe = siblings.recipe_of("linear", [(base, {"weight": 1}), (other, {"weight": 1})])
         with pytest.raises(cuvee.CuveeError) as caught:
