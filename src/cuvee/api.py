@@ -18,7 +18,6 @@ from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import MAX_THREADS, EngineSettings, shared_out
 from cuvee.engine.fetch import fetch, local_files
 from cuvee.engine.journal import may_go_on
-from cuvee.engine.probe import probe as measure
 from cuvee.engine.run import run
 from cuvee.engine.workplace import Workplace, claim, reserved_bytes, tell_lacking
 from cuvee.errors import CuveeError, OutputError
@@ -202,6 +201,8 @@ def cost(
     here = Machine(cores=settings.workers)
     wanted = other(here, machine) if machine else here
     if probe and settings.devices == "cpu":
+        from cuvee.engine.probe import probe as measure  # which merges do without
+
         here = measure(opened.plan, Path(out), settings, local_files(opened.checkpoints.values()))
     return estimate(
         opened.plan,

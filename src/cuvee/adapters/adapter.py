@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from cuvee.adapters.config import CONFIG, AdapterConfig, read_config
+from cuvee.adapters.config import AdapterConfig, read_config
 from cuvee.adapters.keys import parse_key
+from cuvee.adapters.place import CONFIG
 from cuvee.errors import CheckpointError
 from cuvee.tensors.dtypes import is_float
 from cuvee.tensors.header import read_header
@@ -93,13 +94,6 @@ class Adapter:
         """Every tensor that counts."""
         parts = [part for module in self.modules.values() for part in module.parts.values()]
         return (*parts, *self.whole.values(), *self.shared.values())
-
-
-def is_adapter(location: Location) -> bool:
-    """Whether there is an adapter, and no whole model beside it, at `location`."""
-    names = location.sizes()
-    others = (name for name in names if "/" not in name and not name.startswith("adapter_"))
-    return CONFIG in names and not any(name.endswith(".safetensors") or name == "config.json" for name in others)
 
 
 def open_adapter(location: Location, name: str, converted: Path | None = None) -> Adapter:

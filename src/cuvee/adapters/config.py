@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cuvee.adapters.place import CONFIG
 from cuvee.errors import CheckpointError
 
-CONFIG = "adapter_config.json"
 SUPPORTED = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "VERA", "LN_TUNING", "TRAINABLE_TOKENS")
 # Settings of LoRA under which merged weights are no longer W + s B A (or its DoRA form).
 _OTHER_UPDATES = {

@@ -6,7 +6,6 @@ decorators.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable
 from functools import cache
@@ -125,6 +124,8 @@ def get_method(name: str) -> MethodSpec:
     _load_others()
     if name in _specs:
         return _specs[name]
+    import difflib
+
     near = difflib.get_close_matches(name.replace("-", "_").lower(), _specs, n=1)
     raise MethodError(
         f"unknown merge method {name!r}",

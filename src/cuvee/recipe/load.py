@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,6 +106,8 @@ def _near_file(path: Path) -> str | None:
         names = [found.name for found in path.parent.iterdir() if found.suffix in (".yml", ".yaml")]
     except OSError:
         return None
+    import difflib
+
     near = difflib.get_close_matches(path.name, names, n=1)
     return f"did you mean {path.with_name(near[0])}?" if near else None
 

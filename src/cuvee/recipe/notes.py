@@ -6,7 +6,6 @@ the error is clearer when it points at the oddity. This module knows places and 
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ def shown(value: Any) -> str:
 
 def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that `name` was probably meant to be."""
+    import difflib
+
     by_spelling = {word.lower(): word for word in known}
     spelling = str(name)[:100].lower().replace("-", "_").replace(" ", "_")
     return next((by_spelling[near] for near in difflib.get_close_matches(spelling, by_spelling, n=1)), None)

@@ -10,18 +10,20 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cuvee.adapters.adapter import Adapter, is_adapter, open_adapter
-from cuvee.adapters.config import CONFIG
+from cuvee.adapters.place import CONFIG, is_adapter
 from cuvee.errors import PlanError
 from cuvee.options import MergeOptions
 from cuvee.tensors.checkpoint import Checkpoint, open_checkpoint
 from cuvee.tensors.location import Location
 from cuvee.tensors.places import open_location
 from cuvee.tensors.reference import ModelRef, looks_like_hub_id
-from cuvee.views.adapters import with_adapter
 from cuvee.views.lifted import lifted
 from cuvee.views.module_folders import with_module_folders
+
+if TYPE_CHECKING:
+    from cuvee.adapters.adapter import Adapter
 
 
 class Opener:
@@ -52,7 +54,7 @@ class Opener:
         """The checkpoint that `ref` means, with its adapters on it."""
         checkpoint = self._model(replace(ref, adapters=()), asked=())
         for adapter in ref.adapters:
-            checkpoint = with_adapter(checkpoint, self.adapter(adapter), str(ref))
+            checkpoint = self._with_adapter(checkpoint, adapter, ref)
         return checkpoint
 
     def _model(self, ref: ModelRef, asked: tuple[ModelRef, ...]) -> Checkpoint:
@@ -61,7 +63,7 @@ class Opener:
             location = self._location(ref)
             if is_adapter(location):
                 base = self._model(self._base_of(ref, (*asked, ref)), (*asked, ref))
-                self._models[ref] = with_adapter(base, self.adapter(ref), str(ref))
+                self._models[ref] = self._with_adapter(base, ref, ref)
             else:
                 self._models[ref] = self._seen(self._stored(location, str(ref)))
         return self._models[ref]
@@ -85,8 +87,15 @@ class Opener:
             raise PlanError(f"{ref} is an adapter, and its base {base} is one too", fix=f"write BASE+{ref}")
         return base
 
+    def _with_adapter(self, checkpoint: Checkpoint, adapter: ModelRef, whole: ModelRef) -> Checkpoint:
+        from cuvee.views.adapters import with_adapter  # most models come without any
+
+        return with_adapter(checkpoint, self.adapter(adapter), str(whole))
+
     def adapter(self, ref: ModelRef) -> Adapter:
         """The adapter at `ref`."""
+        from cuvee.adapters.adapter import open_adapter
+
         if ref not in self._adapters:
             self._adapters[ref] = open_adapter(self._location(ref), str(ref), self._converted)
         return self._adapters[ref]

@@ -15,7 +15,6 @@ from cuvee.recipe.schema import Recipe
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.dequantised import dequantised
-from cuvee.views.names import matched
 from cuvee.views.opener import Opener
 from cuvee.views.renamed import renamed
 from cuvee.views.tied import without_tied_copies
@@ -30,7 +29,7 @@ def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpo
     """
     checkpoints = _open_checkpoints(recipe, options)
     base = checkpoints[recipe.base_model or recipe.modules[0].slices[0].sources[0].model]
-    return {ref: matched(opened, base) for ref, opened in checkpoints.items()}
+    return {ref: _under_names_of(base, opened) for ref, opened in checkpoints.items()}
 
 
 def open_stored(ref: ModelRef, options: MergeOptions) -> Checkpoint:
@@ -59,6 +58,14 @@ def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, C
         except PlanError as error:
             raise error.at(_place_of_rename(recipe, ref, error.pattern)) from None
     return opened
+
+
+def _under_names_of(base: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
+    if not checkpoint.tensors.keys() - base.tensors.keys() or not base.tensors.keys() - checkpoint.tensors.keys():
+        return checkpoint  # as most models are: they need none of what follows
+    from cuvee.views.names import matched
+
+    return matched(checkpoint, base)
 
 
 def _as_numbers(checkpoint: Checkpoint) -> Checkpoint:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pydantic_core import from_json, to_json
+# Pydantic is imported where it is used: most merges read no tokenizer.
 
 
 @contextmanager
@@ -35,6 +35,8 @@ def parsed(text: bytes) -> Any:
         RecursionError: if it is nested too deep.
 
     """
+    from pydantic_core import from_json
+
     with without_collections():
         try:
             return from_json(text, cache_strings=False)
@@ -49,4 +51,6 @@ def written(value: Any) -> str:
         ValueError: if it holds what no file can: half a surrogate pair, or hundreds of levels.
 
     """
+    from pydantic_core import to_json
+
     return to_json(value, inf_nan_mode="constants").decode()

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cuvee.adapters.adapter import is_adapter, open_adapter
+from cuvee.adapters.adapter import open_adapter
 from cuvee.adapters.config import AdapterConfig, read_config
 from cuvee.adapters.facts import facts_of
+from cuvee.adapters.place import is_adapter
 from cuvee.errors import CheckpointError
 from cuvee.tensors.location import Directory
 from support.adapters import lora_state, write_adapter
