@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from cuvee.engine.devices import NumpyBackend, backends_for
 from cuvee.engine.execute import MAX_THREADS, EngineSettings, shared_out
 from cuvee.engine.fetch import fetch, local_files
 from cuvee.engine.journal import may_go_on
+from cuvee.engine.memory import peak_memory
 from cuvee.engine.run import run
 from cuvee.engine.workplace import Workplace, claim, reserved_bytes, tell_lacking
 from cuvee.errors import CuveeError, OutputError
@@ -132,7 +132,7 @@ def _merge(recipe: RecipeLike, out: Path, options: MergeOptions, progress: Progr
         try:
             locate = fetch(plan, opened.checkpoints.values(), progress)
             settings = engine_settings(options)
-            resumed, processes = run(plan, opened.recipe.text, place, locate, settings, progress, fresh=options.fresh)
+            resumed, workers = run(plan, opened.recipe.text, place, locate, settings, progress, fresh=options.fresh)
             files, warnings = complete(opened, place.folder, target.name, options)
             warnings = (*warnings, *_checked(place.folder, opened, options))
             place.publish()
@@ -140,7 +140,7 @@ def _merge(recipe: RecipeLike, out: Path, options: MergeOptions, progress: Progr
             tell_lacking(error, place, plan.bytes_written)
             raise
     seconds = time.perf_counter() - begin
-    return _report(plan, out, seconds, processes, resumed, files, (*plan.warnings, *warnings))
+    return _report(plan, out, seconds, workers, resumed, files, (*plan.warnings, *warnings))
 
 
 def open_recipe(recipe: RecipeLike, options: MergeOptions = _DEFAULTS) -> Opened:
@@ -301,7 +301,7 @@ def _report(
     plan: Plan,
     out: Path,
     seconds: float,
-    processes: int,
+    workers: int,
     resumed: int,
     files: tuple[str, ...],
     warnings: tuple[str, ...],
@@ -311,7 +311,7 @@ def _report(
         seconds=seconds,
         bytes_read=plan.bytes_read,
         bytes_written=plan.bytes_written,
-        peak_memory=peak_memory(processes),
+        peak_memory=peak_memory(workers),
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
         resumed=resumed,
@@ -320,22 +320,3 @@ def _report(
         files=files,
         warnings=warnings,
     )
-
-
-def peak_memory(processes: int) -> int:
-    """The largest resident size of this process and its workers, in bytes; 0 where nothing tells.
-
-    Workers are counted at the size of the largest, and what they share with this process more than once.
-    """
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return 0
-    scale = 1 if sys.platform == "darwin" else 1024
-    workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * scale
-    try:  # Linux counts what the program that started this one used in ru_maxrss, but not here
-        status = Path("/proc/self/status").read_text()
-        own = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    return own + processes * workers

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import cuvee
-from cuvee.api import engine_settings, going_on, peak_memory
+from cuvee.api import engine_settings, going_on
+from cuvee.engine.memory import largest_worker, peak_memory
 from cuvee.lora.commands import extract_adapter, merge_adapters
 from cuvee.lora.extraction import Extracted
 from cuvee.lora.files import WEIGHTS
@@ -70,7 +71,7 @@ def extract_lora(
     with going_on(Path(out), overwrite=options.overwrite) as place:
         found = extract_adapter(model, base_model, place, extraction, options, settings, progress, cuvee.__version__)
         written = (place.folder / WEIGHTS).stat().st_size
-    memory = peak_memory(settings.processes or settings.workers)
+    memory = peak_memory((settings.processes or settings.workers) * largest_worker())
     return LoraReport(Path(out), time.perf_counter() - begin, found, written, memory)
 
 

@@ -77,7 +77,7 @@ def execute(
     progress: Progress,
     done: Container[str] = (),
 ) -> int:
-    """Writes every shard of `plan` into `folder`, which exists: the number of worker processes it took.
+    """Writes every shard of `plan` into `folder`, which exists: the bytes that worker processes took at their largest.
 
     Args:
         plan: what to do.
@@ -97,8 +97,7 @@ def execute(
     # Of the whole plan, whatever is done already: what is asked of a model is asked of all of it.
     surveyed = _survey(plan, folder, settings, locate, progress) if any(map(is_surveyed, left)) else {}
     if settings.processes > 1:
-        run_in_processes(replace(plan, ops=left), folder, settings, locate, surveyed, progress)
-        return settings.processes
+        return run_in_processes(replace(plan, ops=left), folder, settings, locate, surveyed, progress)
     run_ops(plan, left, folder, settings, locate, surveyed, progress)
     return 0
 

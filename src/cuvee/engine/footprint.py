@@ -2,7 +2,7 @@
 
 A process is forked as the merge would fork one, its threads run the plan's own ops on made-up weights, and the kernel
 says how large it became. So all is counted that a method and the engine allocate, and what the C library keeps of it.
-Only what grows with tensors that are too large to be tried is reckoned: the searches for k-th largest values.
+Only what grows with tensors that are too large to be tried is reckoned: masks, and searches for k-th largest values.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,14 @@ from threadpoolctl import threadpool_limits
 from cuvee.engine.allocator import keep_freed_blocks
 from cuvee.engine.devices import NumpyBackend
 from cuvee.engine.execute import EngineSettings, is_wide, pool_map
+from cuvee.engine.memory import resident
 from cuvee.engine.merge_op import run_op, scan_of
 from cuvee.engine.processes import can_fork
 from cuvee.engine.rehearsal import sample, work_in_memory
 from cuvee.engine.survey import is_surveyed
 from cuvee.methods.registry import get_method
 from cuvee.numerics.kept import AFFORDABLE
+from cuvee.numerics.masks import KeptMasks, kept_bytes
 from cuvee.numerics.scan import Scan
 from cuvee.numerics.select import Cut, working_bytes
 from cuvee.planning.ops import Plan, TensorOp
@@ -63,26 +64,27 @@ def footprint(plan: Plan, main: Sequence[TensorOp], settings: EngineSettings) ->
     """
     process = resident("VmHWM")
     threads = settings.worker_threads
-    trials = [_Trial(large, _largest_kept(plan, large), _searching(large)) for large in main]
-    if settings.processes > 1 and can_fork():
+    trials = [_Trial(large, _largest_kept(plan, large)) for large in main]
+    forked = settings.processes > 1 and can_fork()
+    if forked:
         with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-            before, peak = pool.submit(_tried, trials, threads).result()
+            before, large, kept = pool.submit(_tried, trials, threads).result()
         worker = before
     else:
-        before, peak = _tried(trials, threads)
+        before, large, kept = _tried(trials, threads)
         process, worker = max(process, before), before
-    grown = max(peak - before, 0)
-    surveyed = grown * settings.processes if settings.processes > 1 and any(map(is_surveyed, main)) else 0
-    return Footprint(process, worker, grown // threads, surveyed)
+    growing = _of_largest(plan, main, settings.processes if forked else 1)
+    grown = [max(large + more, kept) - before for more in growing]
+    surveyed = sum(grown) if forked and any(map(is_surveyed, main)) else 0
+    return Footprint(process, worker, sum(grown) // (len(grown) * threads), surveyed)
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """Ops of one kind: the largest, the largest of which something may be kept from scan to merge, searches' bytes."""
+    """Ops of one kind: the largest, and the largest of those whose scores may be kept from scan to merge."""
 
     large: TensorOp
     kept: TensorOp | None
-    searching: int
 
 
 def _largest_kept(plan: Plan, like: TensorOp) -> TensorOp | None:
@@ -92,20 +94,34 @@ def _largest_kept(plan: Plan, like: TensorOp) -> TensorOp | None:
     return max((op for op in fitting if 0 < op.size <= AFFORDABLE), key=lambda op: op.size, default=None)
 
 
-def _tried(trials: Sequence[_Trial], threads: int) -> tuple[int, int]:
-    """The size of this process before it ran the trials, and its peak; what large ops search in counted in."""
+def _of_largest(plan: Plan, main: Sequence[TensorOp], processes: int) -> list[int]:
+    """What grows with the tensor, in each process while all are at the largest ones: a tensor is one process's."""
+    bytes_of = [_growing(large) for large in main]
+    each = (
+        grows(op.size)
+        for large, grows in zip(main, bytes_of, strict=True)
+        for op in plan.ops
+        if op.method == large.method
+    )
+    largest = sorted(each, reverse=True)[:processes]
+    return [*largest, *[0] * (processes - len(largest))]
+
+
+def _tried(trials: Sequence[_Trial], threads: int) -> tuple[int, int, int]:
+    """The size of this process before it ran the trials, its peak in large ops, and in those that keep scores."""
     keep_freed_blocks(threads)
-    peak = before = resident("VmHWM", reset=True)
+    large = before = resident("VmHWM", reset=True)
     with (
         threadpool_limits(limits=1, user_api="blas"),
         ThreadPoolExecutor(threads, initializer=lambda: np.seterr(all="ignore")) as pool,
     ):
         for trial in trials:
             _run(sample(trial.large, _BLOCKS * NumpyBackend.block_elements), pool, threads)
-            peak = max(peak, resident("VmHWM") + trial.searching)
+        large = max(large, resident("VmHWM"))
+        for trial in trials:
             if trial.kept is not None:
                 _run(sample(trial.kept, AFFORDABLE), pool, threads)
-    return before, max(peak, resident("VmHWM"))
+    return before, large, max(large, resident("VmHWM"))
 
 
 def _run(op: TensorOp, pool: ThreadPoolExecutor, threads: int) -> None:
@@ -116,15 +132,23 @@ def _run(op: TensorOp, pool: ThreadPoolExecutor, threads: int) -> None:
         list(pool.map(lambda number: run_op(op, work_in_memory(op, number)), range(threads)))
 
 
-def _searching(op: TensorOp) -> int:
-    """Bytes that the op's searches for k-th largest values take: they grow with the tensor, so no sample shows them."""
+def _growing(op: TensorOp) -> Callable[[int], int]:
+    """Bytes of searches for k-th largest values and of masks in an op like this one, by the size of its tensor."""
     spec = get_method(op.method or "")
-    if spec.prepare is None or op.size <= AFFORDABLE:
-        return 0
+    if spec.prepare is None:
+        return lambda _: 0
     part = sample(op, NumpyBackend.block_elements)
     scan = _Watched(**vars(scan_of(part, work_in_memory(part, 0))))
-    spec.prepare(scan, **{name: part.parameters[name] for name in spec.prepare_arguments})
-    return max((working_bytes(op.size, shares, arrays) for shares, arrays in scan.searches), default=0)
+    prepared = spec.prepare(scan, **{name: part.parameters[name] for name in spec.prepare_arguments})
+    models = scan.models if isinstance(getattr(prepared, "remembered", None), KeptMasks) else 0
+
+    def grows(size: int) -> int:
+        if size <= AFFORDABLE:  # which was tried
+            return 0
+        searched = (working_bytes(size, shares, arrays) for shares, arrays in scan.searches)
+        return kept_bytes(size, models) + max(searched, default=0)
+
+    return grows
 
 
 class _Watched(Scan):
@@ -147,14 +171,3 @@ class _Watched(Scan):
         found = super().kth_largest(watched, ks)
         self.searches.append((tuple(k / max(self.size, 1) for k in ks), max(seen, default=0)))
         return found
-
-
-def resident(what: str, *, reset: bool = False) -> int:
-    """The resident size of this process (VmRSS), or its peak (VmHWM) since the last reset; 0 where nothing tells."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(what)), 0)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cuvee.engine.allocator import keep_freed_blocks
+from cuvee.engine.memory import resident
 from cuvee.engine.survey import Surveyed
 from cuvee.errors import PlanError
 from cuvee.methods.own_file import files_of, load_methods
@@ -57,8 +58,11 @@ def run_in_processes(
     locate: dict[str, Path],
     surveyed: Mapping[str, Surveyed],
     progress: Progress,
-) -> None:
-    """Runs all ops over `settings.processes` processes; the shard files exist."""
+) -> int:
+    """Runs all ops over `settings.processes` processes: the bytes that they took at their largest, together.
+
+    The shard files exist.
+    """
     job = _Job(
         replace(plan, ops=(), dropped=()),
         folder,
@@ -72,9 +76,11 @@ def run_in_processes(
     stop = context.RawValue("b", 0)  # without a lock, which a worker that is killed would hold for ever
     with ProcessPoolExecutor(settings.processes, mp_context=context, initializer=_adopt, initargs=(job, stop)) as pool:
         futures = {pool.submit(_run, chunk): chunk for chunk in _chunks(plan.ops, settings.processes)}
+        peaks: dict[int, int] = {}
         try:
             for future in as_completed(futures):
-                seconds = future.result()
+                process, peak, seconds = future.result()
+                peaks[process] = peak
                 for op in futures[future]:
                     progress.advance(op.nbytes)
                     progress.finished(op.name, op.nbytes, seconds[op.name])
@@ -84,6 +90,7 @@ def run_in_processes(
             if isinstance(error, BrokenProcessPool):
                 raise _killed() from error
             raise
+    return sum(peaks.values())
 
 
 def _killed() -> PlanError:
@@ -143,10 +150,11 @@ class _Timed(Silent):
         self.seconds[name] = seconds
 
 
-def _run(ops: tuple[TensorOp, ...]) -> dict[str, float]:
+def _run(ops: tuple[TensorOp, ...]) -> tuple[int, int, dict[str, float]]:
+    """Runs a chunk: this process, its largest size so far, and each tensor's seconds."""
     from cuvee.engine.execute import run_ops
 
     (job,) = _job
     timed = _Timed()
     run_ops(job.plan, ops, job.folder, job.settings, job.locate, job.surveyed, timed)
-    return timed.seconds
+    return os.getpid(), resident("VmHWM"), timed.seconds

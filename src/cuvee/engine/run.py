@@ -26,7 +26,7 @@ def run(
     fresh: bool,
     stage: str = "merge",
 ) -> tuple[int, int]:
-    """Writes all tensors that no earlier run has written; how many it had, and how many worker processes it took.
+    """Writes all tensors that no earlier run has written; how many it had, and the bytes that worker processes took.
 
     Args:
         plan: what to do.
@@ -52,7 +52,7 @@ def run(
             progress.event("resumed", {"tensors": len(journal.done), "of": len(plan.ops), "bytes": done})
         progress.begin(stage, plan.bytes_written)
         progress.advance(done)
-        processes = execute(plan, place.folder, settings, locate, journal.watching(progress), journal.done)
+        workers = execute(plan, place.folder, settings, locate, journal.watching(progress), journal.done)
         progress.end()
         refuse_changed_files(identity, locate)
-    return len(journal.done), processes
+    return len(journal.done), workers
