@@ -16,6 +16,8 @@ from cuvee.recipe.schema import ModuleRecipe, Recipe, SliceRecipe, SourceRecipe
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 
+_MATRIX = 2  # axes that embeddings, heads and their like have
+
 
 @dataclass(frozen=True)
 class Group:
@@ -94,6 +96,7 @@ def check_kinds(cut: Cut, base: Checkpoint) -> None:
     layout = layout_of(base.tensors, base.config)
     if cut.stack not in layout.stacks:
         return
+    _check_outside(cut, base, layout)
     known = [layout.build(cut.stack, number) for number in layout.stacks[cut.stack]]
     edits = layer_edits(base.config, layout, cut.stack, cut.kept, cut.origins)
     counts = {count.path for count in layout.counts.get(cut.stack, ())}
@@ -111,6 +114,23 @@ def check_kinds(cut: Cut, base: Checkpoint) -> None:
                 " from their numbers",
                 found=f"layer {cut.kept[position]}, which has {_example(build, expected)}",
                 fix="cut whole periods of layers, so that every layer keeps its place in the pattern",
+            )
+
+
+def _check_outside(cut: Cut, base: Checkpoint, layout: Layout) -> None:
+    """Tensors outside the layers that hold something for each of them (YOLOS' positions) or between any two."""
+    count = len(layout.stacks[cut.stack])
+    if len(cut.kept) == count:
+        return
+    inside = {name for layer in layout.layers.values() for name in layer.values()}
+    for name, source in base.tensors.items():
+        if name not in inside and len(source.shape) > _MATRIX and source.shape[0] in {count, count - 1} - {1}:
+            raise PlanError(
+                f"tensor {name!r} lies outside the layers and seems to hold a part for each",
+                expected=f"as many layers as {base.name} has: {count}",
+                found=f"{len(cut.kept)} layers, and a tensor of shape {list(source.shape)}",
+                fix="keep the number of layers",
+                tensor=name,
             )
 
 

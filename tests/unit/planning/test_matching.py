@@ -344,6 +344,19 @@ def test_layers_that_grow_may_not_move(models: Models) -> None:
     assert models.plan(stack(("lists", 1, 3))).config_edits == {"num_hidden_layers": 2, "intermediate_size": [8, 8]}
 
 
+@pytest.mark.parametrize("parts", [3, 2])
+def test_the_number_of_layers_stays_where_something_outside_counts_them(parts: int, models: Models) -> None:
+    """YOLOS keeps positions for every pair of neighbouring layers in one tensor."""
+    tensors = llama() | {"model.mid_position_embeddings": np.ones((parts, 1, 4), np.float32)}
+    for layer in range(3):
+        tensors |= {f"model.layers.{layer}.{rest}": np.ones((4, 3), np.float32) for rest in LAYER}
+    models.add("yolos", tensors)
+    with pytest.raises(PlanError, match="mid_position_embeddings' lies outside the layers") as caught:
+        models.plan(stack(("yolos", 0, 2)))
+    assert caught.value.expected == "as many layers as yolos has: 3"
+    assert models.plan(stack(("yolos", 0, 1), ("yolos", 1, 3))).ops
+
+
 def test_layers_whose_kinds_the_config_lists_move_freely(models: Models) -> None:
     models.add("h", hybrid("mmmammma"), {**PERIODIC, "layer_types": list("mmmammma")})
     plan = models.plan(stack(("h", 1, 5)))
