@@ -52,3 +52,12 @@ def test_a_model_without_a_tokenizer_is_refused(cuvee: Any, here: Path) -> None:
     done = cuvee("vocab", "a", "a")
     assert done.code == 2
     assert "a has no tokenizer" in done.err
+
+
+def test_folders_of_early_sentence_transformers_are_read(cuvee: Any, here: Path) -> None:
+    made = tokenizer("WordPiece", WINE, 60)
+    save_model(here / "b" / "0_Transformer", made, seed=1)
+    modules = [{"idx": 0, "name": "0", "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]
+    (here / "b" / "modules.json").write_text(json.dumps(modules))
+    save_model(here / "a", made, seed=1)
+    assert "merge without a tokenizer setting" in cuvee("vocab", "a", "b").out

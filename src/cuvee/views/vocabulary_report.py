@@ -14,6 +14,7 @@ from cuvee.tensors.checkpoint import open_checkpoint
 from cuvee.tensors.location import Location
 from cuvee.tensors.places import open_location
 from cuvee.tensors.reference import ModelRef
+from cuvee.views.lifted import lifted
 from cuvee.views.vocabulary_sizes import axes_of, rows_of
 from cuvee.vocab.chat import template_of
 from cuvee.vocab.compare import Comparison, compare_tokenizers
@@ -67,7 +68,7 @@ def compare_vocabularies(first: str, second: str, options: MergeOptions) -> Voca
     facts: list[tuple[VocabularyFacts, Tokenizer]] = []
     cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
     for name in (first, second):
-        location = open_location(ModelRef.parse(name), cache)
+        location = lifted(open_location(ModelRef.parse(name), cache))
         tokenizer = read_tokenizer(location, name)
         if tokenizer is None:
             raise VocabularyError(f"{name} has no tokenizer", expected="tokenizer.json, or files to make it from")
