@@ -99,7 +99,7 @@ def _is_within(pair: _Pair, own: Mapping[str, int], prefix: int) -> bool:
 
 
 def _pairs(written: list[Any]) -> Iterator[_Pair]:
-    if any(isinstance(entry, str) for entry in written):
+    if str in set(map(type, written)):
         return (tuple(entry.split(" ", 1)) if isinstance(entry, str) else tuple(entry) for entry in written)
     return map(tuple, written)
 
