@@ -51,12 +51,12 @@ def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, log_json: Path | 
     options = build(MergeOptions, values)
     notes.meaningless(options.meaningless)
     with watcher(verbose=verbose, quiet=quiet) as drawn, logged(drawn, log_json) as progress:
-        report = api.merge(recipe, out, options, progress)
-    notes.warnings(report.warnings)
+        done = api.merge(recipe, out, options, progress)
+    notes.warnings(done.warnings)
     if not quiet:
-        from cuvee.cli import show
+        from cuvee.cli.report import report
 
-        show.report(report)
+        report(done)
 
 
 @app.command()

@@ -39,7 +39,7 @@ def _show(facts: AdapterFacts) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from cuvee.cli.show import size
+    from cuvee.cli.report import size
 
     console = Console(highlight=False)
     console.print(f"[bold]{escape(facts.name)}[/]: {facts.kind}", soft_wrap=True)

@@ -63,7 +63,7 @@ def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, **values: Any) ->
     from cuvee import lora_api
     from cuvee.cli import notes
     from cuvee.cli.bars import watcher
-    from cuvee.cli.show import size
+    from cuvee.cli.report import size
 
     options = build(MergeOptions, values)
     notes.meaningless(options.meaningless)
@@ -85,7 +85,7 @@ def _show(report: LoraReport) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from cuvee.cli.show import size
+    from cuvee.cli.report import size
     from cuvee.lora.curve import error_curve
 
     found = report.extracted

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cuvee.api import MergeReport
+from cuvee.cli.report import duration, named, size
 from cuvee.methods.spec import MethodSpec, Parameter
 from cuvee.methods.stages import STAGES
 from cuvee.planning.cost import Cost
@@ -38,44 +38,11 @@ def terminal() -> Console:
     return _Terminal(highlight=False)
 
 
-def size(count: float) -> str:
-    """Bytes with a unit of 1000."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """A time in words."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def _on(machine: Machine) -> str:
     cores = f"{machine.cores} cores" if machine.cores > 1 else "one core"
     nodes = f"{machine.nodes} machines of {cores} each" if machine.nodes > 1 else cores
     rates = f"reading {size(machine.read)}/s, writing {size(machine.write)}/s"
     return f"on {nodes}, {rates}" + ("" if machine.probed else " (not measured)")
-
-
-def report(done: MergeReport) -> None:
-    """The end of a merge."""
-    console = _Terminal(highlight=False)
-    speed = size((done.bytes_read + done.bytes_written) / max(done.seconds, 1e-9))
-    memory = f", peak memory {size(done.peak_memory)}" if done.peak_memory else ""
-    dropped = f", {len(done.dropped)} dropped" if done.dropped else ""
-    resumed = f" ({done.resumed} by an earlier run)" if done.resumed else ""
-    counts = f"{done.merged} tensors merged, {done.copied} copied{resumed}{dropped}"
-    console.print(f"[bold green]✓[/] {escape(str(done.out))}: {counts}", soft_wrap=True)
-    console.print(
-        f"  read {size(done.bytes_read)}, wrote {size(done.bytes_written)} in {done.seconds:.2f} s ({speed}/s){memory}"
-    )
-    for decision in done.decisions:
-        console.print(f"  {escape(_named(decision.tensors))}: {escape(decision.rule)}", soft_wrap=True)
 
 
 def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
@@ -96,7 +63,7 @@ def plan(planned: Plan, cost: Cost, *, with_ops: bool) -> None:
     )
     facts.add_row("", f"{len(planned.ops) - planned.copied} merged, {planned.copied} copied without arithmetic")
     for decision in planned.decisions:
-        facts.add_row("rule", escape(f"{_named(decision.tensors)}: {decision.rule}"))
+        facts.add_row("rule", escape(f"{named(decision.tensors)}: {decision.rule}"))
     if planned.dropped:
         facts.add_row("dropped", f"{len(planned.dropped)} input tensors that no output tensor is made of")
     facts.add_row(
@@ -169,10 +136,6 @@ def methods_json(specs: Sequence[MethodSpec]) -> str:
         ],
         indent=2,
     )
-
-
-def _named(tensors: Sequence[str]) -> str:
-    return tensors[0] if len(tensors) == 1 else f"{len(tensors)} tensors ({tensors[0]}, ...)"
 
 
 def _elements(shape: tuple[int, ...]) -> int:
