@@ -301,6 +301,8 @@ def slow_merge(family: Family, here: Path, *options: str) -> Iterator[subprocess
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Jobs that a script puts in the background ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("merging"), process.communicate()[1]

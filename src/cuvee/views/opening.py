@@ -61,7 +61,8 @@ def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, C
 
 
 def _under_names_of(base: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
-    if not checkpoint.tensors.keys() - base.tensors.keys() or not base.tensors.keys() - checkpoint.tensors.keys():
+    mine, theirs = ({(name, source.shape) for name, source in each.tensors.items()} for each in (checkpoint, base))
+    if mine <= theirs or theirs <= mine:
         return checkpoint  # as most models are: they need none of what follows
     from cuvee.views.names import matched
 
