@@ -302,7 +302,7 @@ def slow_merge(family: Family, here: Path, *options: str) -> Iterator[subprocess
         text=True,
         start_new_session=True,
         # Jobs that a script puts in the background ignore Ctrl-C, and so would what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - one thread starts it
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("merging"), process.communicate()[1]
