@@ -26,7 +26,7 @@ from cuvee.numerics.random import derive_key
 from cuvee.numerics.scan import GRAIN, BlockMap, Range, Scan
 from cuvee.numerics.scan import grain_of as grain_of_scan
 from cuvee.planning.ops import TensorOp
-from cuvee.tensors.dtypes import itemsize, numpy_dtype
+from cuvee.tensors.dtypes import is_float, itemsize, numpy_dtype
 from cuvee.tensors.reader import FileReader
 from cuvee.tensors.shared import SharedReader
 from cuvee.tensors.sources import Stored, grain_of
@@ -119,10 +119,13 @@ def _copy(op: TensorOp, work: Work) -> None:
             stop = min(start + step, op.size)
             mine, theirs = (source.read(start, stop, work.reader, dtype) for source in (first, other))
             if mine.tobytes() != theirs.tobytes():
+                why = f"holds {op.dtype} values, which cannot be merged"
+                whole = is_float(op.dtype)
                 raise CheckpointError(
-                    f"tensor {op.name!r} holds {op.dtype} values, which cannot be merged, and they differ",
+                    f"tensor {op.name!r} {'is held whole, not as a change' if whole else why}, and they differ",
                     expected=f"the same values as in {work.model_names[op.models[0]]}",
                     found=f"others in {work.model_names[model]}",
+                    fix="extract adapters without it (--embed-lora, -e REGEX), or merge the models" if whole else None,
                     tensor=op.name,
                 )
     if isinstance(first, Stored):
