@@ -10,8 +10,8 @@ from cuvee.checking.findings import CheckReport
 from cuvee.layout.tree import Tree, tree_of
 from cuvee.options import MergeOptions
 from cuvee.tensors.reference import ModelRef
-from cuvee.views.opener import Opener
-from cuvee.views.opening import conversions, open_stored
+from cuvee.views.opener import Opener, conversions
+from cuvee.views.opening import open_stored
 from cuvee.views.vocabulary_report import VocabularyReport
 from cuvee.views.vocabulary_report import compare_vocabularies as side_by_side
 

@@ -183,6 +183,17 @@ def refused(tmp_path: Path, recipe: Any) -> str:
     return str(caught.value)
 
 
+def test_whole_tensors_that_differ_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    both = [
+        write_adapter(tmp_path / n, {Q0: 2}, SIDES, seed=i, modules_to_save=["norm"],
+                      whole={"model.norm.weight": np.full(20, i, np.float32)})
+        for i, n in enumerate("ab")
+    ]  # fmt: skip
+    said = refused(tmp_path, {"merge_method": "concat", "models": [{"model": str(each)} for each in both]})
+    assert "model.norm.weight' is held whole, not as a change, and they differ" in said
+    assert "--embed-lora, -e REGEX" in said
+
+
 def test_what_cannot_be_merged_is_refused_by_name(tmp_path: Path, adapters: list[Path]) -> None:
     small = write_adapter(tmp_path / "small", {Q0: 2}, {Q0: (24, 10)}, seed=9)
     dora = write_adapter(tmp_path / "dora", {Q0: 2}, SIDES, seed=9, use_dora=True)

@@ -119,13 +119,12 @@ def _copy(op: TensorOp, work: Work) -> None:
             stop = min(start + step, op.size)
             mine, theirs = (source.read(start, stop, work.reader, dtype) for source in (first, other))
             if mine.tobytes() != theirs.tobytes():
-                why = f"holds {op.dtype} values, which cannot be merged"
-                whole = is_float(op.dtype)
+                kept = is_float(op.dtype)
+                why = "is held whole, not as a change" if kept else f"holds {op.dtype} values, which cannot be merged"
                 raise CheckpointError(
-                    f"tensor {op.name!r} {'is held whole, not as a change' if whole else why}, and they differ",
+                    f"tensor {op.name!r} {why}, and they differ",
                     expected=f"the same values as in {work.model_names[op.models[0]]}",
                     found=f"others in {work.model_names[model]}",
-                    fix="extract adapters without it (--embed-lora, -e REGEX), or merge the models" if whole else None,
                     tensor=op.name,
                 )
     if isinstance(first, Stored):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from cuvee.adapters.adapter import Adapter, open_adapter
 from cuvee.engine.execute import EngineSettings
 from cuvee.engine.fetch import fetch
 from cuvee.engine.workplace import Workplace
-from cuvee.errors import PlanError
+from cuvee.errors import CheckpointError, PlanError
 from cuvee.lora.card import extraction_card, merge_card
 from cuvee.lora.curve import error_curve, error_picture
 from cuvee.lora.extraction import Extracted, extract, whole_tensors
@@ -32,6 +31,7 @@ from cuvee.tensors import disk
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.places import open_location
 from cuvee.tensors.reference import ModelRef
+from cuvee.views.opener import conversions
 from cuvee.views.opening import open_inputs
 
 PICTURE = "error_against_rank.svg"
@@ -106,14 +106,18 @@ def merge_adapters(
     """
     recipe = read_adapter_recipe(source)
     cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
-    converted = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
-    adapters = [open_adapter(open_location(ref, cache), str(ref), converted) for ref in recipe.adapters]
+    adapters = [open_adapter(open_location(ref, cache), str(ref), conversions()) for ref in recipe.adapters]
     merge = plan_adapter_merge(recipe, adapters)
     files = [_as_checkpoint(adapter) for adapter in adapters]
     models = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in files)
     run = Run(place, options.fresh, models, options.random_seed, settings, {}, progress, version, recipe.text)
     located = fetch(run.plan(recipe.method, merge.ops, (WEIGHTS,)), files, progress)
-    out = replace(run, locate=located).execute("merge", recipe.method, merge.ops, (WEIGHTS,))
+    try:
+        out = replace(run, locate=located).execute("merge", recipe.method, merge.ops, (WEIGHTS,))
+    except CheckpointError as error:
+        if error.fix is None and error.facts.get("tensor") in {op.name for op in merge.ops if op.derivation is None}:
+            error.fix = "extract adapters without it (--embed-lora, -e REGEX), or merge the models"
+        raise
     title = place.final.name
     disk.write_file(out / CONFIG, adapter_config(merge.config).encode())
     if options.write_model_card:

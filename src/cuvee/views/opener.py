@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from cuvee.adapters.adapter import Adapter
 
 
+def conversions() -> Path:
+    """Where state dicts lie that had to be rewritten before they could be read in ranges."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
+
+
 class Opener:
     """Opens the references of one recipe.
 
@@ -45,7 +50,7 @@ class Opener:
         self._base_model = base_model
         self._seen = seen
         self._downloads = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
-        self._converted = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
+        self._converted = conversions()
         self._locations: dict[ModelRef, Location] = {}
         self._models: dict[ModelRef, Checkpoint] = {}
         self._adapters: dict[ModelRef, Adapter] = {}

@@ -6,9 +6,6 @@ module's affair.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from cuvee.errors import PlanError
 from cuvee.options import MergeOptions
 from cuvee.recipe.schema import Recipe
@@ -40,11 +37,6 @@ def open_stored(ref: ModelRef, options: MergeOptions) -> Checkpoint:
 
     """
     return Opener(None, options).open(ref)
-
-
-def conversions() -> Path:
-    """Where state dicts lie that had to be rewritten before they could be read in ranges."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cuvee" / "converted"
 
 
 def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpoint]:
