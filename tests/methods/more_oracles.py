@@ -179,7 +179,7 @@ def arcee_fusion(case: Case) -> Expected:
     divergence = np.maximum((p * np.log(p / q)).sum(-1, keepdims=True), 0.0)
     importance = np.abs(other - base) * divergence
     ordered, n = np.sort(importance.ravel()), importance.size
-    q1, q2, q3 = ordered[max(int(0.25 * n), 1) - 1], ordered[(n + 1) // 2 - 1], ordered[max(int(0.75 * n), 1) - 1]
+    q1, q2, q3 = (ordered[math.floor(share * (n - 1))] for share in (0.25, 0.5, 0.75))
     bound = q2 + 1.5 * (q3 - q1)
     merged = base + (other - base) * (importance >= bound)
     unsure = (np.abs(importance - bound) <= 1e-5 * bound) & (bound > 0)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cuvee.methods.arcee_fusion import arcee_fusion, weigh
 from cuvee.methods.dare import dare_linear, dare_ties
 from cuvee.methods.linear import linear
 from cuvee.methods.passthrough import passthrough
@@ -70,6 +71,14 @@ def test_slerp_of_equal_opposed_and_zero_vectors_is_linear(t: float) -> None:
     zero = block([0, 0, 0, 0], [1, -2, 3, 4])
     share = math.sin(t * math.pi / 2)
     assert_is(slerp(zero, arc(scan_of(zero), t=t), t=t), [share, -2 * share, 3 * share, 4 * share])
+
+
+def test_arcee_fusion_takes_its_quantiles_where_mergekit_does() -> None:
+    # One row, so that importance goes by size. Of six sizes those at int(5 / 4) = 1, int(5 / 2) = 2 and int(15 / 4) = 3
+    # are 2, 3 and 4: what reaches 3 + 1.5 * (4 - 2) = 6 stays.
+    base, other = block([0, 0, 0, 0, 0, 0], [7, 1, 4, 3, 2, 5])
+    models = Block((base[None], other[None]), 0, 0)
+    assert_is(arcee_fusion(models, weigh(scan_of(models, align=6)))[0], [7, 0, 0, 0, 0, 0])
 
 
 def test_task_arithmetic() -> None:

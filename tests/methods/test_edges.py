@@ -37,6 +37,18 @@ def test_tensors_of_odd_shapes(method: str, has_base: bool, tmp_path: Path) -> N
             assert_close(array, oracle(method, case, chosen), "F32", name)
 
 
+@pytest.mark.parametrize("block_elements", [7, 14, 28, 1 << 16])
+def test_nuslerp_along_the_first_of_three_dimensions(block_elements: int, tmp_path: Path) -> None:
+    spec = spec_of("nuslerp")
+    given = models(spec, "F32", {"cube": (5, 3, 7)}, has_base=False)
+    chosen = arguments(spec, 2, nuslerp_flatten=False, nuslerp_row_wise=True)
+    merged = merge_arrays(
+        tmp_path, "nuslerp", given, chosen, dtype="F32", has_base=False, block_elements=block_elements
+    )["cube"]
+    case = Case([model["cube"].astype(np.float64) for model in given], None, derive_key(SEED, "cube"))
+    assert_close(merged, oracle("nuslerp", case, chosen), "F32", "cube")
+
+
 def damaged(method: str, has_base: bool, model: int, value: float) -> tuple[list[dict[str, Array]], dict[str, Any]]:
     spec = spec_of(method)
     given = models(spec, "F32", {"whole": (40, 40), "damaged": (40, 40)}, has_base=has_base)

@@ -33,11 +33,11 @@ class Importance:
 def weigh(scan: Scan) -> Importance:
     """The rows' divergences, and the median of the importances plus 1.5 times their interquartile range, all exact.
 
-    As in mergekit, a quantile is a value that is there: the int(p n)-th smallest, and the lower of two medians.
+    As in mergekit, a quantile is a value that is there: of n ordered ones that at place int(p (n - 1)).
     """
     divergence = np.concatenate(scan.each(lambda block: to_numpy(_divergence(*block))))
-    size = scan.size
-    ranks = (max(size // 4 - 1, 0), (size - 1) // 2, max(3 * size // 4 - 1, 0))
+    last = scan.size - 1
+    ranks = (last // 4, last // 2, 3 * last // 4)
     first, median, third = of_ranks(scan, Importance(divergence, 0.0).of, ranks)
     return Importance(divergence, median + 1.5 * (third - first))
 
@@ -47,7 +47,7 @@ def arcee_fusion(weights: Weights, importance: Prepared[Importance]) -> Array:
     """The base with those changes of the other model whose importance stands out.
 
     importance = |d| * KL(softmax(W_1 row) || softmax(W_0 row)); d stays where the importance is at least
-    median + 1.5 (q_3 - q_1) over the tensor. Quantiles are exact; of n values the int(p n)-th smallest.
+    median + 1.5 (q_3 - q_1) over the tensor. Quantiles are exact: of n ordered values the one at place int(p (n - 1)).
 
     Use it to carry the most telling changes of one model over to another without a parameter to tune.
     """

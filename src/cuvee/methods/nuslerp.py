@@ -6,7 +6,7 @@ from typing import Any
 
 from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import Deltas, PerModel, Prepared
-from cuvee.numerics.arrays import namespace
+from cuvee.numerics.arrays import device_of, namespace
 from cuvee.numerics.block import Array, Block
 from cuvee.numerics.combine import weighted_sum
 from cuvee.numerics.geometry import slerp_coefficients
@@ -51,9 +51,22 @@ def nuslerp(
     if coefficients is None:
         a, b = deltas
         coefficients = slerp_ratios(row_dots(a, a), row_dots(a, b), row_dots(b, b), _fraction(weight), _PARALLEL)
-    if isinstance(coefficients[0], float):
+    elif isinstance(coefficients[0], float):
         return weighted_sum(deltas, coefficients)
+    else:
+        coefficients = _of_rows(coefficients[0], deltas), _of_rows(coefficients[1], deltas)
     return _by_vector(deltas, coefficients)
+
+
+def _of_rows(coefficients: Array, deltas: Block) -> Array:
+    """The coefficients of the block's rows: of one row for all in a matrix, of as many as lie between in a cube."""
+    if coefficients.shape[0] == 1:
+        return coefficients
+    xp = namespace(coefficients)
+    rows, columns = deltas[0].shape
+    first = deltas.start // columns
+    rows_of = xp.arange(first, first + rows, **device_of(coefficients)) % coefficients.shape[0]
+    return xp.take(coefficients, rows_of, axis=0)
 
 
 def _by_vector(deltas: Block, coefficients: tuple[Any, Any]) -> Array:
