@@ -60,7 +60,7 @@ def multislerp(case: Case, *, weight: Sequence[float], normalize_weights: bool, 
     divisor = sum(weight) if normalize_weights else 1.0
     size = sum(w * _norm(v) for w, v in zip(weight, vectors, strict=True)) / (divisor or 1.0)
     if length < eps:
-        return _sum([base, *(w * v for w, v in zip(weight, vectors, strict=True))])
+        return _sum([base, *(w / (divisor or 1.0) * v for w, v in zip(weight, vectors, strict=True))])
     return _sum([base, *(size / length * w * v / n for w, v, n in zip(weight, vectors, norms, strict=True))])
 
 

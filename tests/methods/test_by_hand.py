@@ -15,6 +15,7 @@ from cuvee.methods.linear import linear
 from cuvee.methods.passthrough import passthrough
 from cuvee.methods.slerp import arc, slerp
 from cuvee.methods.sparsify import drop, trim
+from cuvee.methods.sphere import karcher, mean_direction, multislerp, riemannian_mean
 from cuvee.methods.task_arithmetic import task_arithmetic
 from cuvee.methods.ties import ties
 from cuvee.numerics.block import Block
@@ -71,6 +72,29 @@ def test_slerp_of_equal_opposed_and_zero_vectors_is_linear(t: float) -> None:
     zero = block([0, 0, 0, 0], [1, -2, 3, 4])
     share = math.sin(t * math.pi / 2)
     assert_is(slerp(zero, arc(scan_of(zero), t=t), t=t), [share, -2 * share, 3 * share, 4 * share])
+
+
+def test_multislerp_of_an_opposed_pair_is_its_weighted_mean() -> None:
+    # As mergekit does: 2 v / 4 + 2 * -3 v / 4 = -v; not normalised, 2 v - 6 v.
+    pair = block([0.1, -0.2, 0.3, 0.4], [-0.3, 0.6, -0.9, -1.2])
+    whole = mean_direction(scan_of(pair), weight=(2.0, 2.0), normalize_weights=True, eps=1e-8)
+    assert_is(multislerp(pair, whole, weight=(2.0, 2.0)), [-0.1, 0.2, -0.3, -0.4])
+    summed = mean_direction(scan_of(pair), weight=(2.0, 2.0), normalize_weights=False, eps=1e-8)
+    assert_is(multislerp(pair, summed, weight=(2.0, 2.0)), [-0.4, 0.8, -1.2, -1.6])
+
+
+@pytest.mark.parametrize("length", [1, 4, 5000])
+def test_karcher_of_an_opposed_pair_is_not_nothing(length: int) -> None:
+    # Every direction at a right angle is as good; mergekit keeps the first one, and the mean length of 1 and 3.
+    vector = np.random.default_rng(length).normal(size=length).astype(np.float32)
+    pair = Block((vector, np.float32(-3) * vector), 0, 0)
+    np.testing.assert_allclose(karcher(pair, riemannian_mean(scan_of(pair), max_iter=10, tol=1e-5)), 2 * vector, 1e-6)
+
+
+def test_karcher_of_a_pair_that_is_nearly_opposed_lies_between() -> None:
+    pair = block([1, 0.002, 0, 0], [-1, 0.002, 0, 0])
+    mean = karcher(pair, riemannian_mean(scan_of(pair), max_iter=10, tol=1e-5))
+    np.testing.assert_allclose(mean, [0, math.hypot(1, 0.002), 0, 0], atol=1e-6)
 
 
 def test_arcee_fusion_takes_its_quantiles_where_mergekit_does() -> None:

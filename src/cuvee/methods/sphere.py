@@ -8,7 +8,7 @@ from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import Deltas, PerModel, Prepared, Weights
 from cuvee.numerics.block import Array
 from cuvee.numerics.combine import weighted_sum
-from cuvee.numerics.geometry import karcher_coefficients, sphere_mean
+from cuvee.numerics.geometry import Gram, cancels, karcher_coefficients, sphere_mean
 from cuvee.numerics.scan import Scan
 
 Coefficients = tuple[float, ...]
@@ -17,12 +17,18 @@ Coefficients = tuple[float, ...]
 def mean_direction(scan: Scan, *, weight: tuple[float, ...], normalize_weights: bool, eps: float) -> Coefficients:
     """The coefficients of the combination, from the angles between the flattened tensors."""
     total = math.fsum(weight) if normalize_weights else 1.0
-    return sphere_mean(scan.gram(), weight, [share / (total or 1.0) for share in weight], eps)
+    return sphere_mean(_gram(scan, weight), weight, [share / (total or 1.0) for share in weight], eps)
 
 
 def riemannian_mean(scan: Scan, *, max_iter: int, tol: float) -> Coefficients:
     """The coefficients of the combination, iterated on the Gram matrix."""
-    return karcher_coefficients(scan.gram(), max_iter, tol)
+    return karcher_coefficients(_gram(scan, (1.0,) * scan.models), max_iter, tol)
+
+
+def _gram(scan: Scan, weight: tuple[float, ...]) -> Gram:
+    """All dot products, in float64 throughout where the directions all but cancel each other out."""
+    gram = scan.gram()
+    return scan.gram(wide=True) if cancels(gram, weight) else gram
 
 
 @merge_method("multislerp", base="optional", models=(2, None), prepare=mean_direction)
@@ -37,13 +43,13 @@ def multislerp(
     """Spherical interpolation of any number of models around their weighted mean direction.
 
     The unit vectors' weighted mean, brought back to the sphere, times the weighted mean of the norms; on task vectors
-    if there is a base. Two opposed tensors are combined linearly.
+    if there is a base. Two opposed tensors are combined linearly; more that cancel each other out are refused.
 
     Use it as slerp for three and more models.
 
     Args:
         weight: Share of this model.
-        normalize_weights: Divide the norms' weights by their sum.
+        normalize_weights: Divide the weights by their sum, so that the norm is the mean of the models' and not a sum.
         eps: Norms below this count as zero.
     """
     return weighted_sum(deltas, coefficients)
@@ -60,6 +66,7 @@ def karcher(weights: Weights, coefficients: Prepared[Coefficients], *, max_iter:
     """The Riemannian mean of the models' directions, with the mean of their norms.
 
     The point of the sphere whose squared geodesic distances to all inputs add up to least; every model counts equally.
+    Where directions cancel each other out no point is better than others, and the first model's is taken.
 
     Use it for several models that stand on an equal footing, without weights to tune.
 

@@ -16,6 +16,8 @@ from cuvee.errors import MethodError
 
 Gram = np.ndarray[Any, Any]
 _PARALLEL = 0.9995
+_OPPOSED = 1e-6  # a sum of unit vectors that is shorter is what rounding left of vectors that cancel each other out
+_UNSURE = 1e-2  # so short a sum is not known well from dot products in float32
 
 
 def slerp_coefficients(gram: Gram, t: float, parallel: float = _PARALLEL) -> tuple[float, float]:
@@ -44,7 +46,7 @@ def sphere_mean(gram: Gram, shares: Sequence[float], strengths: Sequence[float],
     Args:
         gram: `[K, K]`.
         shares: weights of the directions.
-        strengths: weights of the norms.
+        strengths: weights of the norms, and of two vectors that are opposed.
         eps: below this a norm or the mean counts as zero.
 
     Raises:
@@ -55,10 +57,10 @@ def sphere_mean(gram: Gram, shares: Sequence[float], strengths: Sequence[float],
         return (0.0,) * len(norms)
     safe = np.maximum(norms, eps)
     direction = np.asarray(shares) / safe
-    length = math.sqrt(max(float(direction @ gram @ direction), 0.0))
-    if length < eps:
+    length = _length(gram, direction)
+    if length < max(eps, _OPPOSED * float(np.abs(shares).sum())):
         if len(norms) == 2:
-            return tuple(float(share) for share in shares)
+            return tuple(map(float, strengths))
         raise MethodError(
             "the models' directions cancel each other out, so they have no mean on the sphere",
             fix="use other weights, or the method linear",
@@ -69,8 +71,9 @@ def sphere_mean(gram: Gram, shares: Sequence[float], strengths: Sequence[float],
 def karcher_coefficients(gram: Gram, max_iter: int, tol: float) -> tuple[float, ...]:
     """Coefficients of the Riemannian (Karcher) mean of the directions, with the mean of the norms (Karcher 1977).
 
-    Starts at the normalised mean of the unit vectors and follows the mean tangent until its norm is below `tol`. Zero
-    tensors have no direction; their norm counts in the mean.
+    Starts at the normalised mean of the unit vectors (at the first one if they cancel each other out) and follows the
+    mean tangent until its norm is below `tol`. Zero tensors have no direction; their norm counts in the mean. Nor has
+    the way to the opposite point: it pulls nowhere.
     """
     norms = np.sqrt(np.diag(gram))
     used = np.flatnonzero(norms > 0)
@@ -78,12 +81,15 @@ def karcher_coefficients(gram: Gram, max_iter: int, tol: float) -> tuple[float, 
         return (0.0,) * len(norms)
     units = gram[np.ix_(used, used)] / np.outer(norms[used], norms[used])
     mean = np.full(used.size, 1.0 / used.size)
-    mean /= _length(units, mean) or 1.0
+    if _length(units, mean) < _OPPOSED:
+        mean = np.eye(1, used.size)[0]
+    mean /= _length(units, mean)
     for _ in range(max_iter):
         cosines = np.clip(units @ mean, -1.0, 1.0)
         angles = np.arccos(cosines)
         sines = np.sin(angles)
         scales = np.where(sines > 1e-12, angles / np.where(sines > 1e-12, sines, 1.0), 1.0)
+        scales[cosines < _OPPOSED - 1.0] = 0.0
         tangent = scales / used.size - float(np.mean(scales * cosines)) * mean
         step = _length(units, tangent)
         if step < tol:
@@ -107,6 +113,16 @@ def stock_ratio(gram: Gram) -> float:
     mean = float(cosines[np.triu_indices(count, 1)].mean()) if count > 1 else 1.0
     denominator = 1.0 + (count - 1) * mean
     return count * mean / denominator if abs(denominator) > 1e-12 else 0.0
+
+
+def cancels(gram: Gram, shares: Sequence[float]) -> bool:
+    """Whether the directions, each times its share, all but cancel out: by how much is not known well from float32.
+
+    Vectors of no length have no direction.
+    """
+    norms = np.sqrt(np.diag(gram))
+    direction = np.divide(shares, norms, out=np.zeros_like(norms), where=norms > 0)
+    return _length(gram, direction) < _UNSURE * float(np.abs(shares).sum())
 
 
 def _length(units: Gram, coefficients: np.ndarray[Any, Any]) -> float:
