@@ -64,6 +64,14 @@ RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
         ("/a has no weight", "recipe.yml:5", "beside `parameters`", "indent it below `parameters:`"),
     ),
     "weight is a word": ("0.5 => half", ("weight must be a number", "'half'", "recipe.yml:5")),
+    "weights that cancel": (
+        "0.5 => -0.5",
+        ("the weights add up to nothing", "-0.5, 0.5", "recipe.yml:1", "normalize: false"),
+    ),
+    "della beyond its bounds": (
+        'linear\n => della\nparameters: {density: 0.9}\nbase_model: "@base"\n',
+        ("density - epsilon", "density 0.9 and epsilon 0.15", "recipe.yml:1", "della"),
+    ),
     "weight is not finite": ("0.5 => .inf", ("not a finite number", "recipe.yml:5")),
     "slerp with three models": (
         'linear\n => slerp\nparameters: {t: 0.5}\nbase_model: "@base"\n',

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import cuvee
 from cuvee import MergeOptions
-from cuvee.errors import PlanError
+from cuvee.errors import PlanError, RecipeError
 from support.tiny_models import Family, State, assert_rounded_once, load_checkpoint, make_llama, recipe
 
 
@@ -28,6 +28,21 @@ def mixed(family: Family, shares: dict[str, float]) -> State:
     """(1 - share) * base + share * a for each tensor."""
     base, a = family.exact("base"), family.exact("a")
     return {name: (1 - shares[name]) * base[name] + shares[name] * a[name] for name in base}
+
+
+def test_a_share_beyond_its_ends_counts_as_the_end_and_is_warned_about(five: Family, tmp_path: Path) -> None:
+    text = recipe(TASK.replace("task_arithmetic", "ties"), five, weight="1, density: [2, 0]")
+    report = cuvee.merge(text, tmp_path / "out")
+    warning, *_ = report.warnings
+    assert "density is a share of a whole, from 0 to 1: 2 counts as 1; for 2 percent write 0.02" in warning
+    densities = [op.parameters["density"] for op in cuvee.plan(text).ops if "q_proj" in op.name]
+    assert densities == [(1.0,), (1.0,), (1.0,), (0.5,), (0.0,)]  # 2, 1.5, 1, 0.5 and 0: not a line from 1 to 0
+    base, last = five.state("base"), load_checkpoint(tmp_path / "out")
+    for name in base:
+        if layer_of(name) == 4:
+            np.testing.assert_array_equal(last[name], base[name])
+    with pytest.raises(RecipeError, match="share of a whole"):
+        cuvee.plan(text, MergeOptions(strict=True))
 
 
 TASK = """

@@ -117,8 +117,8 @@ def _l1_ratio(full: Array, left: Array) -> float:
 
 
 def _largest(delta: Array, density: float) -> Array:
-    """The delta with all but its int(density n) largest entries zero, at least one kept, lowest index first."""
-    count = max(1, int(density * delta.size))
+    """All but the delta's int(density n) largest entries zero, one kept at least but at 0, lowest index first."""
+    count = max(1, int(density * delta.size)) if density > 0 else 0
     order = np.argsort(-np.abs(delta).ravel(), kind="stable")
     mask = np.zeros(delta.size, bool)
     mask[order[:count]] = True

@@ -29,7 +29,7 @@ def kept(folder: Path, method: str, deltas: list[Array], density: float, seed: i
 def test_ties_keeps_exactly_so_many_and_the_first_of_equals(density: float, tmp_path: Path) -> None:
     delta = np.where(np.arange(math.prod(SHAPE)).reshape(SHAPE) % 3, 0.5, -0.5).astype(np.float32)
     (mask,) = kept(tmp_path, "ties", [delta], density)
-    count = max(1, int(density * delta.size))
+    count = max(1, int(density * delta.size)) if density > 0 else 0
     assert mask.sum() == count
     assert mask.ravel()[:count].all(), "among equals the lowest index wins"
 
@@ -42,6 +42,21 @@ def test_ties_keeps_the_largest_of_few_distinct_sizes(tmp_path: Path) -> None:
     expected = np.zeros(delta.size, bool)
     expected[order[: int(0.55 * delta.size)]] = True
     np.testing.assert_array_equal(mask.ravel(), expected)
+
+
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+@pytest.mark.parametrize("rescale", [True, False, "expected"])
+@pytest.mark.parametrize("density", [0.0, 1.0])
+def test_della_keeps_nothing_or_all_whatever_epsilon_is(
+    method: str, rescale: object, density: float, tmp_path: Path
+) -> None:
+    """As mergekit does: 1 is the default, so a recipe without a density must run."""
+    delta = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
+    chosen = arguments(spec_of(method), 1, weight=1.0, density=density, epsilon=0.15, rescale=rescale)
+    spec_of(method).check(density=chosen["density"], epsilon=chosen["epsilon"])  # type: ignore[misc]
+    given = [{"t": np.zeros_like(delta)}, {"t": delta}]
+    merged = merge_arrays(tmp_path, method, given, chosen | {"lambda_": 1.0}, dtype="F32", has_base=True)
+    np.testing.assert_array_equal(merged["t"], delta * density)
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cuvee.methods.consensus import Consensus, Elect, add_up, elect_signs
 from cuvee.methods.registry import merge_method
 from cuvee.methods.sparsify import Band, band
-from cuvee.methods.spec import Deltas, PerModel, Prepared
+from cuvee.methods.spec import Deltas, PerModel, Prepared, Share
 from cuvee.numerics.block import Array
 
 _PAPER = "Davari and Belilovsky 2023, Model breadcrumbs, arXiv:2312.06795"
@@ -17,8 +17,8 @@ def breadcrumbs(
     thin: Prepared[Band],
     *,
     weight: PerModel[float],
-    density: PerModel[float] = (1.0,),
-    gamma: PerModel[float] = (0.01,),
+    density: PerModel[Share] = (1.0,),
+    gamma: PerModel[Share] = (0.01,),
     normalize: bool = False,
     rescale: bool = False,
     lambda_: float = 1.0,
@@ -49,8 +49,8 @@ def breadcrumbs_ties(
     thin: Prepared[Band],
     *,
     weight: PerModel[float],
-    density: PerModel[float] = (1.0,),
-    gamma: PerModel[float] = (0.01,),
+    density: PerModel[Share] = (1.0,),
+    gamma: PerModel[Share] = (0.01,),
     normalize: bool = False,
     rescale: bool = False,
     lambda_: float = 1.0,

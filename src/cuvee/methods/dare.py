@@ -5,7 +5,7 @@ from __future__ import annotations
 from cuvee.methods.consensus import Consensus, Elect, add_up, elect_signs
 from cuvee.methods.registry import merge_method
 from cuvee.methods.sparsify import Drop
-from cuvee.methods.spec import Deltas, PerModel, Prepared
+from cuvee.methods.spec import Deltas, PerModel, Prepared, Share
 from cuvee.methods.unbiased import Rescale, drop
 from cuvee.numerics.block import Array
 
@@ -18,7 +18,7 @@ def dare_linear(
     thin: Prepared[Drop],
     *,
     weight: PerModel[float],
-    density: PerModel[float] = (1.0,),
+    density: PerModel[Share] = (1.0,),
     normalize: bool = False,
     rescale: Rescale = True,
     lambda_: float = 1.0,
@@ -51,7 +51,7 @@ def dare_ties(
     thin: Prepared[Drop],
     *,
     weight: PerModel[float],
-    density: PerModel[float] = (1.0,),
+    density: PerModel[Share] = (1.0,),
     normalize: bool = False,
     rescale: Rescale = True,
     lambda_: float = 1.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cuvee.methods.consensus import Consensus, Elect, add_up, elect_signs
 from cuvee.methods.registry import merge_method
 from cuvee.methods.sparsify import Drop, check_della
-from cuvee.methods.spec import Deltas, PerModel, Prepared
+from cuvee.methods.spec import Deltas, PerModel, Prepared, Share
 from cuvee.methods.unbiased import DividedDrop, Rescale, ranked_drop
 from cuvee.numerics.block import Array
 
@@ -20,7 +20,7 @@ def della(
     thin: Prepared[Drop | DividedDrop],
     *,
     weight: PerModel[float],
-    density: PerModel[float] = (1.0,),
+    density: PerModel[Share] = (1.0,),
     epsilon: PerModel[float] = (0.15,),
     normalize: bool = True,
     rescale: Rescale = True,
@@ -39,7 +39,8 @@ def della(
     Args:
         weight: Strength of this model's task vector.
         density: Mean probability that an element of this model's task vector survives.
-        epsilon: How far the probability moves from the mean; density +- epsilon must lie between 0 and 1.
+        epsilon: How far the probability moves from the mean; density +- epsilon must lie between 0 and 1, except that a
+            density of 0 or 1 itself drops or keeps all.
         normalize: Divide each element by the sum of the weights that agree there.
         rescale: Scale each thinned task vector back to its l1 norm, as in mergekit; `expected` divides each
             survivor by the probability that it had, as in the paper.
@@ -68,7 +69,7 @@ def della_linear(
     thin: Prepared[Drop | DividedDrop],
     *,
     weight: PerModel[float],
-    density: PerModel[float] = (1.0,),
+    density: PerModel[Share] = (1.0,),
     epsilon: PerModel[float] = (0.15,),
     normalize: bool = False,
     rescale: Rescale = True,
@@ -84,7 +85,8 @@ def della_linear(
     Args:
         weight: Strength of this model's task vector.
         density: Mean probability that an element of this model's task vector survives.
-        epsilon: How far the probability moves from the mean; density +- epsilon must lie between 0 and 1.
+        epsilon: How far the probability moves from the mean; density +- epsilon must lie between 0 and 1, except that a
+            density of 0 or 1 itself drops or keeps all.
         normalize: Divide by the sum of the weights.
         rescale: Scale each thinned task vector back to its l1 norm, as in mergekit; `expected` divides each
             survivor by the probability that it had, as in the paper.

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
+from cuvee.errors import MethodError
 from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import PerModel, Weights
 from cuvee.numerics.block import Array
-from cuvee.numerics.combine import divisor, shares, weighted_sum
+from cuvee.numerics.combine import divisor, shares, vanishes, weighted_sum
+
+
+def divisible(*, weight: tuple[float, ...], normalize: bool) -> None:
+    """Raises a MethodError for weights that cannot be divided by their sum."""
+    if normalize and vanishes(math.fsum(weight)):
+        raise MethodError(
+            "the weights add up to nothing, so they cannot be divided by their sum",
+            found=f"weights {', '.join(map(str, weight))}",
+            fix="use other weights, or `normalize: false` for the sum as it is",
+            parameter="weight",
+        )
 
 
 @merge_method(
     "linear",
     base="none",
     models=(1, None),
+    check=divisible,
     coefficients=shares,
     reference="Wortsman et al. 2022, Model soups, arXiv:2203.05482",
 )

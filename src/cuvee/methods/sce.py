@@ -8,7 +8,7 @@ import numpy as np
 
 from cuvee.methods.consensus import elect_along
 from cuvee.methods.registry import merge_method
-from cuvee.methods.spec import Deltas, Prepared
+from cuvee.methods.spec import Deltas, Prepared, Share
 from cuvee.numerics.arrays import as_mask, sum_of
 from cuvee.numerics.block import Array, Block
 from cuvee.numerics.kept import KEEPING, KeptScores, keep_scores
@@ -73,7 +73,7 @@ def sce(
     deltas: Deltas,
     selection: Prepared[Selection],
     *,
-    select_topk: float = 1.0,
+    select_topk: Share = 1.0,
     uniform_below: float = 1e-6,
     int8_mask: bool = False,
 ) -> Array:

@@ -84,8 +84,8 @@ class Band:
 
 
 def trim(scan: Scan, *, density: Sequence[float], rescale: bool) -> Trim:
-    """Exactly the max(1, int(density * n)) largest of each delta; the lowest index wins among equals."""
-    kept = [max(1, int(share * scan.size)) for share in density]
+    """Exactly the max(1, int(density * n)) largest of each delta, none at density 0; of equals the first ones."""
+    kept = [max(1, int(share * scan.size)) if share > 0 else 0 for share in density]
     if all(count >= scan.size for count in kept):
         return Trim((KEEP_ALL,) * scan.models, (1.0,) * scan.models)
     cuts = scan.kth_largest(lambda block: [abs(delta) for delta in block], kept)
@@ -99,9 +99,10 @@ def drop(scan: Scan, *, density: Sequence[float], rescale: bool) -> Drop:
 
 
 def ranked_drop(scan: Scan, *, density: Sequence[float], epsilon: Sequence[float], rescale: bool) -> Drop:
-    """A random mask by rank for each delta (DELLA, Deep et al. 2024)."""
-    thin = Drop(tuple(density), tuple(epsilon), (1.0,) * scan.models)
-    return _remembering(thin, scan) if rescale else thin
+    """A random mask by rank for each delta (DELLA, Deep et al. 2024); at density 0 or 1 nothing or all stays."""
+    spread = tuple(by if 0 < share < 1 else 0.0 for share, by in zip(density, epsilon, strict=True))
+    thin = Drop(tuple(density), spread, (1.0,) * scan.models)
+    return _remembering(thin, scan) if rescale and min(density) < 1.0 else thin
 
 
 def _remembering(thin: Drop, scan: Scan) -> Drop:
@@ -128,9 +129,9 @@ def band(scan: Scan, *, density: Sequence[float], gamma: Sequence[float], rescal
 
 
 def check_della(*, density: Sequence[float], epsilon: Sequence[float]) -> None:
-    """Raises a MethodError if a probability would leave (0, 1)."""
+    """Raises a MethodError if a probability would leave (0, 1). A density of 0 or 1 keeps nothing or all, as it is."""
     for share, spread in zip(density, epsilon, strict=True):
-        if not 0 < share - spread <= share + spread < 1:
+        if 0 < share < 1 and not 0 < share - spread <= share + spread < 1:
             raise MethodError(
                 "density - epsilon and density + epsilon must lie between 0 and 1",
                 found=f"density {share} and epsilon {spread}",

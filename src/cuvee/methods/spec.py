@@ -39,6 +39,8 @@ PerModel = Annotated[tuple[T, ...], _Mark("per model")]
 tuple of one."""
 Over = Annotated[Literal["tensor", "model"], _Mark("over")]
 """Whether `prepare` scans one tensor at a time or all of the model as if it were one: a parameter that recipes set."""
+Share = Annotated[float, _Mark("share")]
+"""A number from 0 to 1; what a recipe sets beyond counts as the nearer end, and gets a warning."""
 Prepared = Annotated[T, _Mark("prepared")]
 """What the method's `prepare` returned for this tensor."""
 
@@ -58,6 +60,8 @@ class Parameter:
     choices: tuple[Any, ...] = ()
     words: tuple[str, ...] = ()
     """Words that may stand in place of a value of `kind`: `bool | Literal["expected"]` has the word `expected`."""
+    share: bool = False
+    """Whether it lies between 0 and 1."""
     by_depth: bool = False
     """Whether a gradient reaches from the first layer over the last one to what comes after it: the tensors after the
     layers then have its last value, not its first."""
@@ -201,6 +205,8 @@ def _parameter(method: str, argument: inspect.Parameter, hint: Any, help_text: s
         hint = get_args(get_args(hint)[0])[0]
     elif _role(hint) == "over":
         hint = get_args(hint)[0]
+    if share := _role(hint) == "share":
+        hint = get_args(hint)[0]
     choices: tuple[Any, ...] = ()
     if get_origin(hint) is Literal:
         choices = get_args(hint)
@@ -211,7 +217,7 @@ def _parameter(method: str, argument: inspect.Parameter, hint: Any, help_text: s
     if len(kinds) != 1 or kinds[0] not in (float, int, bool, str):
         raise MethodError(
             f"method {method!r}: cannot read the type of argument {argument.name!r}",
-            expected="float, int, bool, str, a Literal of those, one of them or words, PerModel[one of those], "
+            expected="float, int, bool, str, Share, a Literal of those, one of them or words, PerModel[one of those], "
             "Over, Weights, Deltas or Prepared",
             found=str(hint),
             method=method,
@@ -225,6 +231,7 @@ def _parameter(method: str, argument: inspect.Parameter, hint: Any, help_text: s
         default=argument.default[0] if isinstance(argument.default, tuple) else argument.default,
         choices=choices,
         words=words,
+        share=share,
         help=help_text,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cuvee.methods.consensus import Consensus, Elect, elect_signs
 from cuvee.methods.registry import merge_method
 from cuvee.methods.sparsify import Trim, trim
-from cuvee.methods.spec import Deltas, Over, PerModel, Prepared
+from cuvee.methods.spec import Deltas, Over, PerModel, Prepared, Share
 from cuvee.numerics.block import Array
 
 
@@ -21,7 +21,7 @@ def ties(
     thin: Prepared[Trim],
     *,
     weight: PerModel[float],
-    density: PerModel[float] = (1.0,),
+    density: PerModel[Share] = (1.0,),
     normalize: bool = True,
     rescale: bool = False,
     lambda_: float = 1.0,
@@ -32,9 +32,9 @@ def ties(
 ) -> Array:
     """The largest changes of each model, added where they agree on a sign.
 
-    Of each d_i the max(1, int(p_i n)) entries of largest magnitude stay (u_i = w_i d_i there, else 0); s = sign(sum_i
-    u_i), zero counting as positive; the result is the sum of the u_i with sign s, divided by the sum of the w_i that
-    agree if `normalize`.
+    Of each d_i the max(1, int(p_i n)) entries of largest magnitude stay, at p_i = 0 none (u_i = w_i d_i there, else 0);
+    s = sign(sum_i u_i), zero counting as positive; the result is the sum of the u_i with sign s, divided by the sum of
+    the w_i that agree if `normalize`.
 
     Use it for three and more models that pull in different directions. Start at density 0.5 and compare with
     `task_arithmetic`.

@@ -44,4 +44,9 @@ def scaled_shares(*, weight: Sequence[float], normalize: bool, lambda_: float) -
 def divisor(weights: Sequence[float]) -> float:
     """The sum of the weights, or 1 where it all but vanishes: what a weighted sum is divided by to normalise it."""
     total = math.fsum(weights)
-    return total if abs(total) > _VANISHING else 1.0
+    return 1.0 if vanishes(total) else total
+
+
+def vanishes(total: float) -> bool:
+    """Whether a sum of weights is nothing but rounding."""
+    return abs(total) <= _VANISHING

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from cuvee.errors import CheckpointError, PlanError, VocabularyError
+from cuvee.errors import CheckpointError, MethodError, PlanError, VocabularyError
 from cuvee.layout.configs import ties_embeddings
 from cuvee.layout.edits import layer_edits
 from cuvee.layout.layout import layout_of
@@ -165,7 +165,11 @@ class _Builder:
             self.recipe, wanted.module, wanted.slice_, self.spec, t=wanted.t, tensor=wanted.name, depth=depth_of(wanted)
         )
         if self.spec.check is not None:
-            self.spec.check(**{name: parameters[name] for name in self.spec.check_arguments})
+            try:
+                self.spec.check(**{name: parameters[name] for name in self.spec.check_arguments})
+            except MethodError as error:
+                place = self.recipe.marks.where(("merge_method",))
+                raise error.at(f"{place}: {self.spec.name}, tensor {wanted.name}", tensor=wanted.name) from None
         if (
             self.spec.name == "passthrough"
             and dtype == dtypes[0]

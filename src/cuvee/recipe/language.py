@@ -7,7 +7,7 @@ a value belongs to matters only for its type, and where it stands in a file is a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,17 @@ def parse_value(data: Any, parameter: Parameter | None = None) -> Value:
     if isinstance(data, list) and any(isinstance(entry, Mapping) for entry in data):
         return Filters(tuple(_filter_entry(entry, parameter, (index,)) for index, entry in enumerate(data)))
     return _parse_plain(data, parameter, ())
+
+
+def scalars(value: Value) -> Iterator[Any]:
+    """Every scalar that an expression was written with."""
+    if isinstance(value, Filters):
+        for _, each in value.entries:
+            yield from scalars(each)
+    elif isinstance(value, Constant):
+        yield value.value
+    else:
+        yield from value.values
 
 
 def _filter_entry(entry: Any, parameter: Parameter | None, inside: tuple[Any, ...]) -> tuple[str | None, Plain]:

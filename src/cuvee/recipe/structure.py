@@ -11,7 +11,7 @@ from cuvee.errors import RecipeError
 from cuvee.methods.spec import MethodSpec
 from cuvee.recipe.fields import layer_range, mapping, number, sequence
 from cuvee.recipe.keys import check_keys, check_parameter_name
-from cuvee.recipe.language import FILTER_KEYS, parse_value
+from cuvee.recipe.language import FILTER_KEYS, Value, parse_value, scalars
 from cuvee.recipe.notes import Notes, shown
 from cuvee.recipe.references import read_reference
 from cuvee.recipe.renames import Rename, read_rename
@@ -57,9 +57,11 @@ class Body:
                 check_parameter_name(name, here, self.spec, self.notes)
             elif value is not None:
                 try:
-                    parse_value(value, parameter)
+                    parsed = parse_value(value, parameter)
                 except RecipeError as error:
                     raise self.notes.placed(error, here) from None
+                if parameter.share:
+                    self._check_shares(parsed, here)
                 self._check_filters(value, here)
                 found[name] = value
                 if per_model and not parameter.per_model and name not in ("int8_mask",):
@@ -168,6 +170,13 @@ class Body:
                     expected=f"{first[1] - first[0]} layers, like {list(first)} of {sources[0].model}",
                     found=f"{stop - start} layers, [{start}, {stop}] of {source.model}",
                 )
+
+    def _check_shares(self, value: Value, path: Path) -> None:
+        for share in scalars(value):
+            if not 0 <= share <= 1:
+                end = 0 if share < 0 else 1
+                fix = f"for {share:g} percent write {share / 100:g}" if 1 < share <= 100 else f"write {end}"
+                self.notes.odd(f"{path[-1]} is a share of a whole, from 0 to 1: {share:g} counts as {end}", path, fix)
 
     def _check_filters(self, value: Any, path: Path) -> None:
         for index, entry in enumerate(value if isinstance(value, list) else [value]):

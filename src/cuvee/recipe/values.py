@@ -109,7 +109,7 @@ class _Chain:
         for value in self.values:
             found = value.at(t, tensor)
             if found is not None:
-                return found
+                return min(max(found, 0.0), 1.0) if self.parameter.share else found
         if self.parameter.default is REQUIRED:
             raise self._missing(tensor)
         return self.parameter.default
