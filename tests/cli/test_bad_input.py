@@ -109,6 +109,10 @@ RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
     "no such adapter": ('"@a" => "@a+./adapter"', ("no checkpoint at", "adapter")),
     "a model for an adapter": ('"@a" => "@a+@b"', ("is not an adapter", "adapter_config.json")),
     "only without base": ("models: => only: [mlp]\nmodels:", ("only", "base_model", "recipe.yml:2")),
+    "only without a tensor": (
+        'models: => only: [mpl]\nbase_model: "@a"\nmodels:',
+        ("`only` chooses nothing", "'mpl'", "recipe.yml:2"),
+    ),
     "tokenizer twice": (
         "models: => tokenizer_source: union\ntokenizer: {source: union}\nmodels:",
         ("both tokenizer and tokenizer_source", "recipe.yml:2"),

@@ -45,6 +45,15 @@ def test_a_share_beyond_its_ends_counts_as_the_end_and_is_warned_about(five: Fam
         cuvee.plan(text, MergeOptions(strict=True))
 
 
+def test_a_filter_that_no_tensor_matches_is_told(five: Family) -> None:
+    text = recipe(TASK, five, weight="[{filter: self_atn, value: 0.5}, {filter: mlp, value: 1}, {value: 0}]")
+    warned = "recipe:6 (models[0].parameters.weight[0].filter): no tensor has 'self_atn' in its name; did you mean"
+    (warning,) = cuvee.plan(text).warnings
+    assert warning.startswith(warned + " self_attn?")
+    (warning,) = cuvee.plan(text.replace("self_atn", "self_attn") + "only: [mlp, mpl]\n").warnings
+    assert "(only[1]): no tensor has 'mpl' in its name; did you mean mlp?" in warning
+
+
 TASK = """
 merge_method: task_arithmetic
 base_model: "@base"

@@ -19,6 +19,7 @@ from cuvee.planning.ops import ParameterValue, Plan, PlannedModel, TensorOp
 from cuvee.planning.outline import Checkpoints, Outline, Wanted, depth_of, home_of, outline
 from cuvee.planning.shards import lay_out
 from cuvee.recipe.schema import Recipe
+from cuvee.recipe.unmatched import unmatched
 from cuvee.recipe.values import resolve_parameters
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, name_of, promote
@@ -67,6 +68,13 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
     builder = _Builder(recipe, spec, checkpoints, models, untied=_gains_head(planned, checkpoints[base]))
     drafts = [builder.op(wanted) for wanted in planned.tensors]
     _check_one_vocabulary(drafts, checkpoints[base])
+    if recipe.only is not None and not any(part in draft.name for part in recipe.only for draft in drafts):
+        raise PlanError(
+            "`only` chooses nothing: no tensor has any of its parts in its name",
+            expected="parts of tensor names, like mlp or self_attn; `cuvee layout` shows them",
+            found=", ".join(map(repr, recipe.only))[:300],
+            where=recipe.marks.where(("only",)),
+        )
     described = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in checkpoints.values())
     metadata = {
         "format": "pt",
@@ -91,7 +99,7 @@ def build_plan(recipe: Recipe, checkpoints: Checkpoints, settings: PlanSettings,
         config_edits=_config_edits(planned, checkpoints[base]),
         dropped=() if recipe.only is not None else _dropped(checkpoints, models, used, planned),
         decisions=planned.decisions,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *unmatched(recipe, [op.name for op in ops])),
         notes=(*(note for checkpoint in checkpoints.values() for note in checkpoint.notes), *builder.notes),
         version=settings.version,
     )
