@@ -134,3 +134,9 @@ def test_torch_on_the_cpu_agrees_within_a_rounding(llama: Family, tmp_path: Path
     host, device = load_checkpoint(tmp_path / "numpy"), load_checkpoint(tmp_path / "torch")
     for name, tensor in host.items():
         np.testing.assert_allclose(device[name], tensor, rtol=2e-7, atol=1e-8)
+
+
+def test_the_public_names_are_seen_before_they_are_used() -> None:
+    """They are loaded on first use; completion in a notebook lists what `dir` does."""
+    assert set(dir(cuvee)) == set(cuvee.__all__)
+    assert all(getattr(cuvee, name) is not None for name in cuvee.__all__)

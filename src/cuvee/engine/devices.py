@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ import numpy as np
 from cuvee.errors import CuveeError
 from cuvee.numerics.block import Array
 from cuvee.tensors.dtypes import name_of, narrow, numpy_dtype
+
+_DEVICE = re.compile(r"(cuda|mps|xpu)(:\d{1,4})?|cuda:all|torch:cpu", re.ASCII)
 
 
 class Backend(ABC):
@@ -97,23 +100,33 @@ def backends_for(devices: str) -> list[Backend]:
     """
     if devices == "cpu":
         return [NumpyBackend()]
-    torch = _torch(devices)
     if devices == "auto":
-        devices = next((kind for kind in ("cuda", "xpu", "mps") if _count(torch, kind)), "cpu")
-        return backends_for("cuda:all" if devices == "cuda" else devices)
+        return _best()
+    names = [name.strip() for name in devices.split(",")]
+    if unknown := [name for name in names if not _DEVICE.fullmatch(name)]:
+        raise CuveeError(
+            f"unknown device {unknown[0]!r}", expected="cpu, cuda, cuda:1, cuda:0,cuda:1, mps, xpu, auto or torch:cpu"
+        )
+    torch = _torch(devices)
     if devices == "cuda:all":
-        devices = ",".join(f"cuda:{i}" for i in range(_count(torch, "cuda"))) or "cuda"
-    return [_backend(torch, name.strip()) for name in devices.split(",")]
+        names = [f"cuda:{i}" for i in range(_count(torch, "cuda"))] or ["cuda"]
+    return [_backend(torch, name) for name in names]
+
+
+def _best() -> list[Backend]:
+    """All accelerators of the best kind that is there; the CPU where there is none, or no torch to reach it."""
+    try:
+        torch = _torch("auto")
+    except CuveeError:
+        return backends_for("cpu")
+    kind = next((kind for kind in ("cuda", "xpu", "mps") if _count(torch, kind)), "cpu")
+    return backends_for("cuda:all" if kind == "cuda" else kind)
 
 
 def _backend(torch: Any, name: str) -> Backend:
     if name == "torch:cpu":
         return TorchBackend("cpu", 1 << 20)
     kind, _, index = name.partition(":")
-    if kind not in {"cuda", "mps", "xpu"} or (index and not index.isdecimal()):
-        raise CuveeError(
-            f"unknown device {name!r}", expected="cpu, cuda, cuda:1, cuda:0,cuda:1, mps, xpu, auto or torch:cpu"
-        )
     if int(index or 0) >= _count(torch, kind):
         found = f"{_count(torch, kind)} {kind} devices"
         raise CuveeError(
