@@ -128,6 +128,7 @@ def _merge(recipe: RecipeLike, out: Path, options: MergeOptions, progress: Progr
     facts = {"tensors": len(plan.ops), "bytes_read": plan.bytes_read, "bytes_written": plan.bytes_written}
     progress.event("planned", facts)
     with claim(target) as place:
+        _usable_output(out, overwrite=options.overwrite)  # another run may have ended there meanwhile
         check_disk(plan, out, reserved_bytes(place))
         try:
             locate = fetch(plan, opened.checkpoints.values(), progress)
@@ -227,6 +228,7 @@ def going_on(out: Path, *, overwrite: bool) -> Iterator[Workplace]:
     """A workplace where runs go on from what earlier ones left; when the body is done its folder replaces `out`."""
     target = _usable_output(out, overwrite=overwrite)
     with claim(target) as place:
+        _usable_output(out, overwrite=overwrite)  # another run may have ended there meanwhile
         try:
             yield place
         except CuveeError as error:

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import cuvee
-from cuvee import MergeOptions
+from cuvee import MergeOptions, api
 from cuvee.errors import CuveeError, OutputError
 from cuvee.numerics.block import Block
 from cuvee.tensors import disk
@@ -253,6 +254,26 @@ def test_overwrite_of_an_input_works_from_what_it_was(here: Path) -> None:
     cuvee.merge(recipe(text, family), family.path("a"), MergeOptions(overwrite=True))
     fresh, over = load_checkpoint(here / "fresh"), load_checkpoint(family.path("a"))
     assert {name for name in fresh if fresh[name].tobytes() != over[name].tobytes()} == set()
+
+
+def test_an_output_that_appears_while_a_merge_is_planned_is_not_replaced(
+    llama: Family, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan_and_meanwhile = api.open_recipe
+
+    def slowly(*arguments: Any) -> Any:
+        opened = plan_and_meanwhile(*arguments)
+        monkeypatch.undo()
+        cuvee.merge(recipe(LINEAR, llama), here / "out")  # somebody else's, who was quicker
+        return opened
+
+    monkeypatch.setattr(api, "open_recipe", slowly)
+    with pytest.raises(OutputError, match="exists already"):
+        cuvee.merge(recipe(LINEAR.replace("@b", "@c"), llama), here / "out")
+    assert left_in(here) == ["out"]
+    cuvee.merge(recipe(LINEAR, llama), here / "same")
+    assert load_checkpoint(here / "out").keys() == load_checkpoint(here / "same").keys()
+    assert (here / "out" / "model.safetensors").read_bytes() == (here / "same" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("ending", [".partial", ".replaced"])
