@@ -330,3 +330,13 @@ def test_buffers_that_differ_are_refused(with_buffers: Family, tmp_path: Path) -
     with pytest.raises(CheckpointError, match=r"model\.position_ids(.|\n)*family/a(.|\n)*family/b"):
         cuvee.merge(recipe(LINEAR, with_buffers), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_merge_without_a_config_says_so(tmp_path: Path) -> None:
+    family = make_llama(tmp_path / "family", names=("a", "b"))
+    for name in "ab":
+        (family.path(name) / "config.json").unlink()
+    entries = 'merge_method: linear\nmodels: [{model: "@a"}, {model: "@b"}]\nparameters: {weight: 0.5}\n'
+    report = cuvee.merge(recipe(entries, family), tmp_path / "out")
+    assert "config.json" not in report.files
+    assert any("has no config.json, so the merge has none" in line for line in report.warnings)

@@ -327,7 +327,8 @@ def test_equal_sizes_with_other_tokens_are_told(tmp_path: Path) -> None:
     same = {"a": models["a"], "b": save_model(tmp_path / "same", a, seed=3)}
     assert "vocabularies" not in "".join(merge(tmp_path / "again", same, "a b").warnings)
     (same["b"] / "tokenizer.json").write_text("{")
-    merge(tmp_path / "broken", same, "a b")  # a merge by number needs no tokenizer
+    report = merge(tmp_path / "broken", same, "a b")  # a merge by number needs no tokenizer
+    assert any(line.startswith("tokenizer.json of ") and "is not JSON" in line for line in report.warnings)
 
 
 def test_equal_tokenizers_change_nothing(models: dict[str, Path], tmp_path: Path) -> None:

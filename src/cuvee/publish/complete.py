@@ -48,7 +48,10 @@ def complete(
     if not options.safe_serialization:
         to_pytorch(partial)
     names = tuple(sorted(path.name for path in partial.iterdir()))
-    return names, (*tokenizer.warnings, *published.warnings)
+    bare = (
+        () if config is not None else (f"{base.name} has no config.json, so the merge has none: few programs load it",)
+    )
+    return names, (*tokenizer.warnings, *published.warnings, *bare)
 
 
 def compose_config(opened: Opened, further: Mapping[tuple[str, ...], Any] = MappingProxyType({})) -> str | None:

@@ -60,9 +60,9 @@ def content_warnings(checkpoints: Checkpoints) -> tuple[str, ...]:
     (first, rows), *others = models
     said: list[str] = []
     differing = [other for other, length in others if length == rows and not _same_tokens(first, other)]
-    ours = _tokenizer(first) if differing else None
+    ours = _tokenizer(first, said) if differing else None
     for other in differing:
-        theirs = _tokenizer(other)
+        theirs = _tokenizer(other, said)
         found = compare(ours.ids, theirs.ids) if ours and theirs else None
         if found and not found.equal:
             count = len(found.moved) + max(len(found.only_first), len(found.only_second))
@@ -96,13 +96,18 @@ def sizes_differ(tensor: str, checkpoints: Sequence[Checkpoint], shapes: Sequenc
     )
 
 
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
-    """The tokenizer, where it can be read as it lies: what is only said in a message is worth no conversion."""
+def _tokenizer(checkpoint: Checkpoint, said: list[str] | None = None) -> Tokenizer | None:
+    """The tokenizer, where it can be read as it lies: what is only said in a message is worth no conversion.
+
+    A merge by number needs no tokenizer, so a broken one does not end it, but is added to what is `said`.
+    """
     if FAST not in checkpoint.files:
         return None
     try:
         return read_tokenizer(checkpoint.location, checkpoint.name, checkpoint.files)
-    except VocabularyError:  # a merge by number needs no tokenizer, so a broken one is not its affair
+    except VocabularyError as error:
+        if said is not None:
+            said.append(f"{error.what}: whether {checkpoint.name} has the others' tokens is not known")
         return None
 
 
