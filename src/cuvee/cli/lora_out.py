@@ -72,9 +72,11 @@ def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, **values: Any) ->
     notes.warnings(report.warnings)
     if not quiet:
         ranks = sorted(report.ranks.values()) or [0]
+        whole = f", {report.whole} tensors whole" if report.whole else ""
+        memory = f", peak memory {size(report.peak_memory)}" if report.peak_memory else ""
         click.echo(
-            f"✓ {report.out}: {len(ranks)} modules, rank {ranks[0]} to {ranks[-1]}; "
-            f"wrote {size(report.bytes_written)} in {report.seconds:.2f} s"
+            f"✓ {report.out}: {len(report.ranks)} modules, rank {ranks[0]} to {ranks[-1]}{whole}; "
+            f"wrote {size(report.bytes_written)} in {report.seconds:.2f} s{memory}"
         )
 
 
