@@ -86,7 +86,7 @@ def _whole_tensors(merge: AdapterMerge) -> list[str]:
     base, changed = merge.base or ("", 0)
     said = f"{merge.whole} tensors are held whole"
     parts = [f"{merge.whole - changed} as they are in all adapters"] if merge.whole > changed else []
-    parts += [f"{changed} merged as changes from `{_public_base(base)}`"] if changed else []
+    parts += [f"{changed} merged as changes from `{public_name(base)}`"] if changed else []
     return [f"{said}: {', '.join(parts)}."]
 
 

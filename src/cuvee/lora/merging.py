@@ -34,7 +34,7 @@ class AdapterMerge:
         config: the merged adapter's settings.
         warnings: what the user should know.
         whole: how many tensors are held whole.
-        base: what the base is called that some of these are merged as changes from, and how many; None if none are.
+        base: what the base is that some of these are merged as changes from, and how many; None if none are.
         workers: bytes that worker processes took at most, once it has run.
 
     """
@@ -87,7 +87,7 @@ def plan_adapter_merge(
     ops += whole_ops(recipe, adapters, wholes, on_base, kept, factored)
     replaced = any(update.weight in differing for updates in found for update in updates.values())
     config = _config(recipe, adapters, every, ranks, wholes, replaced=replaced, differing=differing)
-    base = (on_base.base.name, len(kept)) if on_base is not None else None
+    base = (on_base.base.identity, len(kept)) if on_base is not None else None
     return AdapterMerge(tuple(ops), config, _warnings(recipe, adapters), len(wholes), base)
 
 
