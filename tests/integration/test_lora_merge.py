@@ -280,12 +280,15 @@ def test_as_peft_adds_weighted_adapters(tmp_path: Path, ours: str, theirs: str) 
     assert np.abs(wanted[moved] - change[moved].numpy()).max() > 1e-3
 
 
-def test_the_recipe_on_the_page_is_one() -> None:
-    (block,) = blocks(DOCS / "adapters.md", "yml")
-    recipe = read_adapter_recipe(block.text)
+def test_the_recipes_on_the_page_are_some() -> None:
+    first, second = blocks(DOCS / "adapters.md", "yml")
+    recipe = read_adapter_recipe(second.text)
+    assert (recipe.method, str(recipe.base), recipe.warnings) == ("linear", "organisation/base", ())
+    assert [str(ref) for ref in recipe.adapters] == ["./maths-adapter", "./code-adapter"]
+    recipe = read_adapter_recipe(first.text)
     assert (recipe.method, recipe.space, recipe.rank) == ("ties", "core", 32)
     assert [str(ref) for ref in recipe.adapters] == ["someone/maths-lora", "./code-lora"]
-    assert recipe.warnings == ()
+    assert (recipe.warnings, recipe.base) == ((), None)
 
 
 @pytest.mark.parametrize(
