@@ -58,8 +58,8 @@ def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, **values: Any) ->
     """Merge the LoRA adapters that RECIPE (YAML) names into one adapter in the directory OUT.
 
     `merge_method` is concat (the exact weighted sum), svd (that, cut to `parameters: {rank: N}`), linear, or any method
-    that acts on changes, such as ties, in the `space` core, knots or factors. `base_model` is only needed where adapters
-    hold different tensors whole and do not name their base themselves.
+    that acts on changes, such as ties, in the `space` core, knots or factors. `base_model` is only needed where
+    adapters hold different tensors whole and do not name their base themselves.
     """
     from cuvee import lora_api
     from cuvee.cli import notes

@@ -21,7 +21,7 @@ from cuvee.lora.merging import AdapterMerge, check_kind, plan_adapter_merge
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora.pairs import pair_up
 from cuvee.lora.peft_config import adapter_config
-from cuvee.lora.recipe import read_adapter_recipe
+from cuvee.lora.recipe import AdapterRecipe, read_adapter_recipe
 from cuvee.lora.whole import Whole, comparisons, differing, held_whole
 from cuvee.numerics.row_blocks import Array
 from cuvee.options import MergeOptions
@@ -113,11 +113,8 @@ def merge_adapters(
         check_kind(adapter)
     files = [_as_checkpoint(adapter) for adapter in adapters]
     run = Run(place, options.fresh, _planned(files), options.random_seed, settings, {}, progress, version, recipe.text)
-    wholes = held_whole(adapters)
-    different = differing(wholes, _compared(wholes, run, files))
-    on_base = put_on_base(recipe, adapters, different, options) if different else None
-    merge = plan_adapter_merge(recipe, adapters, wholes, on_base, different)
-    files += [on_base.base] if on_base else []
+    merge, base = _plan_merge(recipe, adapters, run, files, options)
+    files += [base] if base else []
     run = replace(run, models=_planned(files))
     located = fetch(run.plan(recipe.method, merge.ops, (WEIGHTS,)), files, progress)
     try:
@@ -135,6 +132,16 @@ def merge_adapters(
     if options.copy_tokenizer:
         copy_side_files(choose_tokenizer_files(adapters[0].location), out)
     return merge
+
+
+def _plan_merge(
+    recipe: AdapterRecipe, adapters: Sequence[Adapter], run: Run, files: Sequence[Checkpoint], options: MergeOptions
+) -> tuple[AdapterMerge, Checkpoint | None]:
+    """What is to be done, and the base if that is needed: only where tensors held whole turn out to differ."""
+    wholes = held_whole(adapters)
+    different = differing(wholes, _compared(wholes, run, files))
+    on_base = put_on_base(recipe, adapters, different, options) if different else None
+    return plan_adapter_merge(recipe, adapters, wholes, on_base, different), on_base.base if on_base else None
 
 
 def _planned(files: Sequence[Checkpoint]) -> tuple[PlannedModel, ...]:
