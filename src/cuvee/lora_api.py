@@ -10,7 +10,7 @@ from typing import Any
 
 import cuvee
 from cuvee.api import engine_settings, going_on
-from cuvee.engine.memory import largest_worker, peak_memory
+from cuvee.engine.memory import peak_memory
 from cuvee.lora.commands import extract_adapter, merge_adapters
 from cuvee.lora.extraction import Extracted
 from cuvee.lora.files import WEIGHTS
@@ -71,8 +71,7 @@ def extract_lora(
     with going_on(Path(out), overwrite=options.overwrite) as place:
         found = extract_adapter(model, base_model, place, extraction, options, settings, progress, cuvee.__version__)
         written = (place.folder / WEIGHTS).stat().st_size
-    memory = peak_memory((settings.processes or settings.workers) * largest_worker())
-    return LoraReport(Path(out), time.perf_counter() - begin, found, written, memory)
+    return LoraReport(Path(out), time.perf_counter() - begin, found, written, peak_memory(found.workers))
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,9 @@ class LoraMergeReport:
         out: the finished adapter.
         seconds: wall time.
         ranks: module path -> rank of its update.
+        whole: how many tensors are held whole.
         bytes_written: bytes of the adapter's weights.
+        peak_memory: as in `MergeReport`.
         warnings: what the user should know.
 
     """
@@ -91,7 +92,9 @@ class LoraMergeReport:
     out: Path
     seconds: float
     ranks: Mapping[str, int]
+    whole: int
     bytes_written: int
+    peak_memory: int
     warnings: tuple[str, ...]
 
 
@@ -118,4 +121,12 @@ def merge_lora(
     with going_on(Path(out), overwrite=options.overwrite) as place:
         merge = merge_adapters(recipe, place, options, engine_settings(options), progress, cuvee.__version__)
         written = (place.folder / WEIGHTS).stat().st_size
-    return LoraMergeReport(Path(out), time.perf_counter() - begin, merge.config.ranks, written, merge.warnings)
+    return LoraMergeReport(
+        out=Path(out),
+        seconds=time.perf_counter() - begin,
+        ranks=merge.config.ranks,
+        whole=merge.whole,
+        bytes_written=written,
+        peak_memory=peak_memory(merge.workers),
+        warnings=merge.warnings,
+    )

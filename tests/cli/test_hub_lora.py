@@ -13,7 +13,7 @@ from cuvee.lora.options import ExtractOptions
 from cuvee.lora_api import extract_lora, merge_lora
 from cuvee.options import MergeOptions
 from support.adapter_files import write_adapter
-from support.checkpoints import read_file
+from support.checkpoints import read_file, write_checkpoint
 from support.hub_server import HubServer, use_hub
 from support.tiny_models import Family
 
@@ -90,6 +90,35 @@ def test_a_merge_of_adapters_takes_their_revisions(hub: HubServer, tmp_path: Pat
     card = (tmp_path / "hub" / "README.md").read_text()
     assert "- `vineyard/one`\n- `vineyard/two`" in card
     assert str(tmp_path) not in card
+
+
+def test_the_base_is_read_only_where_whole_tensors_need_it(hub: HubServer, llama: Family, tmp_path: Path) -> None:
+    state = llama.state("base")
+    norm = "model.norm.weight"
+    folder = tmp_path / "sharded"
+    write_checkpoint(folder, [{k: v for k, v in state.items() if k != norm}, {norm: state[norm]}], llama.config())
+    hub.add("vineyard/sharded", folder, "v1")
+    norms = {name: llama.state(name)[norm] for name in "ab"}
+    for name, values in norms.items():
+        write_adapter(tmp_path / name, MODULES, SIDES, seed=1, base_model_name_or_path="vineyard/sharded",
+                      revision="v1", whole={norm: values}, modules_to_save=["norm"])  # fmt: skip
+        hub.add(f"vineyard/{name}", tmp_path / name)
+
+    def recipe(*names: str) -> dict[str, Any]:
+        models = [{"model": f"vineyard/{name}", "parameters": {"weight": 0.5}} for name in names]
+        return {"merge_method": "concat", "models": models}
+
+    merge_lora(recipe("a", "a"), tmp_path / "same")
+    assert not any(hub.sent(f"model-0000{i}-of-00002.safetensors") for i in (1, 2))
+    merge_lora(recipe("a", "b"), tmp_path / "out")
+    own = state[norm].astype(float)
+    wanted = own + sum(0.5 * (values - own) for values in norms.values())
+    got = read_file(tmp_path / "out" / WEIGHTS)[f"base_model.model.{norm}"]
+    assert got == pytest.approx(wanted, abs=1e-6)
+    first, second = (folder / f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
+    assert 0 < hub.sent(first.name) < 0.2 * first.stat().st_size  # its header
+    assert hub.sent(second.name) >= second.stat().st_size
+    assert "1 merged as changes from `vineyard/sharded`" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_info_reads_no_weights(hub: HubServer, cuvee: Any) -> None:

@@ -140,7 +140,10 @@ def test_rank_cuts_what_a_method_made(tmp_path: Path, adapters: list[Path]) -> N
 def test_any_method_of_changes_gives_an_adapter_twice_the_same(
     tmp_path: Path, adapters: list[Path], method: str
 ) -> None:
-    one, two = (read_file(merge(tmp_path / n, adapters, method) / "adapter_model.safetensors") for n in ("1", "2"))
+    density = {"density": 0.5} if method == "della" else {}
+    one, two = (
+        read_file(merge(tmp_path / n, adapters, method, **density) / "adapter_model.safetensors") for n in ("1", "2")
+    )
     assert one.keys() == two.keys()
     for name, values in one.items():
         assert np.isfinite(values).all()
@@ -190,7 +193,9 @@ def test_whole_tensors_that_differ_are_refused_with_the_way_out(tmp_path: Path) 
         for i, n in enumerate("ab")
     ]  # fmt: skip
     said = refused(tmp_path, {"merge_method": "concat", "models": [{"model": str(each)} for each in both]})
-    assert "model.norm.weight' is held whole, not as a change, and they differ" in said
+    assert "a holds 'model.norm.weight' whole, and the others hold other values" in said
+    assert "org/base cannot be opened" in said
+    assert "add `base_model: PATH_OR_HUB_ID` to the recipe" in said
     assert "--embed-lora, -e REGEX" in said
 
 
@@ -236,13 +241,15 @@ def test_a_damaged_adapter_is_named(
 
 
 def test_keys_that_need_models_are_told_to_have_no_effect(tmp_path: Path, adapters: list[Path]) -> None:
-    recipe = {"merge_method": "concat", "models": [{"model": str(adapters[0])}], "base_model": "org/base",
-              "tokenizer_source": "union"}  # fmt: skip
+    recipe = {"merge_method": "concat", "models": [{"model": str(adapters[0])}], "base_model": "org/other@v2",
+              "chat_template": "auto", "tokenizer_source": "union"}  # fmt: skip
     warnings = merge_lora(recipe, tmp_path / "out").warnings
     assert warnings == tuple(
         f"recipe: {key} has no effect where adapters are merged with each other"
-        for key in ("base_model", "tokenizer_source")
+        for key in ("tokenizer_source", "chat_template")
     )
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/other", "v2")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -273,12 +280,15 @@ def test_as_peft_adds_weighted_adapters(tmp_path: Path, ours: str, theirs: str) 
     assert np.abs(wanted[moved] - change[moved].numpy()).max() > 1e-3
 
 
-def test_the_recipe_on_the_page_is_one() -> None:
-    (block,) = blocks(DOCS / "adapters.md", "yml")
-    recipe = read_adapter_recipe(block.text)
+def test_the_recipes_on_the_page_are_some() -> None:
+    first, second = blocks(DOCS / "adapters.md", "yml")
+    recipe = read_adapter_recipe(second.text)
+    assert (recipe.method, str(recipe.base), recipe.warnings) == ("linear", "organisation/base", ())
+    assert [str(ref) for ref in recipe.adapters] == ["./maths-adapter", "./code-adapter"]
+    recipe = read_adapter_recipe(first.text)
     assert (recipe.method, recipe.space, recipe.rank) == ("ties", "core", 32)
     assert [str(ref) for ref in recipe.adapters] == ["someone/maths-lora", "./code-lora"]
-    assert recipe.warnings == ()
+    assert (recipe.warnings, recipe.base) == ((), None)
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,39 @@ def test_a_merge_of_adapters_goes_on(here: Path) -> None:
     assert contents(here / "out") == contents(here / "whole" / "out")
 
 
+@pytest.mark.parametrize(
+    ("journal", "count", "resumed"), [("whole.journal", 4, [4]), ("journal", 26, [9, 26])], ids=["compare", "merge"]
+)
+def test_a_merge_of_whole_tensors_goes_on(journal: str, count: int, resumed: list[int], here: Path) -> None:
+    family = make_llama(here / "family")
+    for name in "ab":
+        extract_lora(str(family.path(name)), str(family.path("base")), here / name, ExtractOptions(max_rank=4))
+    (here / "recipe.yml").write_text(
+        "merge_method: dare_ties\nparameters: {weight: 0.7, density: 0.5}\nmodels: [{model: ./a}, {model: ./b}]\n"
+    )
+    merge_lora(here / "recipe.yml", here / "whole" / "out")
+    told = Told()
+    kill(journal, count, "lora", "merge", "recipe.yml", "out")
+    merge_lora(here / "recipe.yml", here / "out", progress=told)
+    assert told.resumed == resumed
+    assert contents(here / "out") == contents(here / "whole" / "out")
+
+
+def test_a_base_that_changed_meanwhile_starts_the_merge_over(here: Path) -> None:
+    family = make_llama(here / "family", names=("base", "a", "b"))
+    for name in "ab":
+        extract_lora(str(family.path(name)), str(family.path("base")), here / name, ExtractOptions(max_rank=4))
+    (here / "recipe.yml").write_text(
+        "merge_method: concat\nparameters: {weight: 0.7}\nmodels: [{model: ./a}, {model: ./b}]\n"
+    )
+    kill("journal", 26, "lora", "merge", "recipe.yml", "out")
+    (family.path("base") / "model.safetensors").write_bytes((family.path("a") / "model.safetensors").read_bytes())
+    told = Told()
+    merge_lora(here / "recipe.yml", here / "out", progress=told)
+    assert told.resumed == [9]  # how the adapters differ is not the base's affair
+    assert len(told.names) == 30
+
+
 def test_other_options_start_the_adapter_over_and_fresh_starts_everything_over(here: Path) -> None:
     family = make_llama(here / "family", names=("base", "a"))
     models = (str(family.path("a")), str(family.path("base")))

@@ -58,7 +58,8 @@ def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, **values: Any) ->
     """Merge the LoRA adapters that RECIPE (YAML) names into one adapter in the directory OUT.
 
     `merge_method` is concat (the exact weighted sum), svd (that, cut to `parameters: {rank: N}`), linear, or any method
-    that acts on changes, such as ties, in the `space` core, knots or factors.
+    that acts on changes, such as ties, in the `space` core, knots or factors. `base_model` is only needed where
+    adapters hold different tensors whole and do not name their base themselves.
     """
     from cuvee import lora_api
     from cuvee.cli import notes
@@ -72,9 +73,11 @@ def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, **values: Any) ->
     notes.warnings(report.warnings)
     if not quiet:
         ranks = sorted(report.ranks.values()) or [0]
+        whole = f", {report.whole} tensors whole" if report.whole else ""
+        memory = f", peak memory {size(report.peak_memory)}" if report.peak_memory else ""
         click.echo(
-            f"✓ {report.out}: {len(ranks)} modules, rank {ranks[0]} to {ranks[-1]}; "
-            f"wrote {size(report.bytes_written)} in {report.seconds:.2f} s"
+            f"✓ {report.out}: {len(report.ranks)} modules, rank {ranks[0]} to {ranks[-1]}{whole}; "
+            f"wrote {size(report.bytes_written)} in {report.seconds:.2f} s{memory}"
         )
 
 

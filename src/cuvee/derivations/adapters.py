@@ -1,7 +1,8 @@
 """Several adapters' updates of one module merged into one update, by any method that acts on changes.
 
 The sources are A and B of every adapter that has the module, in order. An adapter without it takes part with an update
-of zero, just as its merged model would have the base's weights there.
+of zero, just as its merged model would have the base's weights there. Stacked experts are merged one by one, as if they
+lay so.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from cuvee.derivations.experts import joined, parted
 from cuvee.derivations.registry import Array, Inputs, derivation
 from cuvee.methods.registry import get_method
 from cuvee.methods.spec import MethodSpec
 from cuvee.numerics.block import Block
 from cuvee.numerics.low_rank import balanced
+from cuvee.numerics.random import derive_key
 from cuvee.numerics.scan import Scan
 from cuvee.numerics.subspaces import Shared, Update, core_space, knots, stacked, svd_of
 
@@ -24,7 +27,7 @@ from cuvee.numerics.subspaces import Shared, Update, core_space, knots, stacked,
 @derivation("stack")
 def stack(
     inputs: Inputs, *, present: tuple[bool, ...], factors: tuple[float, ...], rank: int, weight: tuple[float, ...] = (),
-    scalings: tuple[float, ...] = (), match_norm: bool = False,
+    scalings: tuple[float, ...] = (), match_norm: bool = False, experts: int = 1,
 ) -> tuple[Array, Array]:  # fmt: skip
     """A and B of the weighted sum of updates: exact, their ranks added up; or its best approximation of a lower rank.
 
@@ -36,20 +39,24 @@ def stack(
         weight: the adapters' weights by themselves, for `match_norm`.
         scalings: their scalings, for `match_norm`.
         match_norm: the stage (see `methods.stages`).
+        experts: how many matrices A and B are of.
 
     """
-    updates = _updates(inputs, present, (1.0,) * len(present))
-    total = stacked(list(updates.values()), [factors[index] for index in updates])
-    if match_norm:
-        norms = {index: abs(scalings[index]) * update.norm for index, update in updates.items()}
-        total = total.times(_norm_ratio(total, norms, weight))
-    return _cut(total, rank)
+
+    def of_one(updates: Mapping[int, Update]) -> tuple[Array, Array]:
+        total = stacked(list(updates.values()), [factors[index] for index in updates])
+        if match_norm:
+            norms = {index: abs(scalings[index]) * update.norm for index, update in updates.items()}
+            total = total.times(_norm_ratio(total, norms, weight))
+        return _cut(total, rank)
+
+    return _shaped(inputs, [of_one(updates) for updates in _updates(inputs, present, (1.0,) * len(present), experts)])
 
 
 @derivation("merge_updates")
 def merge_updates(
     inputs: Inputs, *, present: tuple[bool, ...], scalings: tuple[float, ...], rank: int, space: str, method: str,
-    lines: float = 1.0, match_norm: bool = False, **parameters: Any,
+    lines: float = 1.0, match_norm: bool = False, experts: int = 1, **parameters: Any,
 ) -> tuple[Array, Array]:  # fmt: skip
     """A and B of what `method` makes of the updates in a common space.
 
@@ -63,17 +70,22 @@ def merge_updates(
         method: the name of a merge method.
         lines: the stage (see `methods.stages`): a factor of the merged update.
         match_norm: the stage: the merged update gets the weighted mean of the updates' norms, before it is cut.
+        experts: how many matrices A and B are of.
         parameters: the method's, for this module.
 
     """
     spec = get_method(method)
-    updates = _updates(inputs, present, scalings)
-    made = _in_space(spec, updates, len(present), space, parameters, inputs.key)
-    if match_norm:
-        own = spec.parameters.get("weight")
-        weight = parameters["weight"] if own is not None and own.per_model else (1.0,) * len(present)
-        made = made.times(_norm_ratio(made, {index: update.norm for index, update in updates.items()}, weight))
-    return _cut(made.times(lines), rank)
+    own = spec.parameters.get("weight")
+    weight = parameters["weight"] if own is not None and own.per_model else (1.0,) * len(present)
+
+    def of_one(number: int, updates: Mapping[int, Update]) -> tuple[Array, Array]:
+        key = inputs.key if experts == 1 else derive_key(inputs.key, number)
+        made = _in_space(spec, updates, len(present), space, parameters, key)
+        if match_norm:
+            made = made.times(_norm_ratio(made, {index: update.norm for index, update in updates.items()}, weight))
+        return _cut(made.times(lines), rank)
+
+    return _shaped(inputs, [of_one(*each) for each in enumerate(_updates(inputs, present, scalings, experts))])
 
 
 def _in_space(
@@ -138,9 +150,11 @@ def _by_factors(
     return Update(up, down)
 
 
-def _updates(inputs: Inputs, present: Sequence[bool], scalings: Sequence[float]) -> dict[int, Update]:
-    """By adapter, A and B as matrices, each with the root of the scaling."""
-    found: dict[int, Update] = {}
+def _updates(
+    inputs: Inputs, present: Sequence[bool], scalings: Sequence[float], experts: int
+) -> list[dict[int, Update]]:
+    """For each expert, by adapter, A and B as matrices, each with the root of the scaling."""
+    found: list[dict[int, Update]] = [{} for _ in range(experts)]
     sources = iter(inputs.sources)
     for index, there in enumerate(present):
         if not there:
@@ -150,8 +164,17 @@ def _updates(inputs: Inputs, present: Sequence[bool], scalings: Sequence[float])
         root = math.sqrt(abs(scalings[index]))
         signed = math.copysign(root, scalings[index])
         down, up = down.reshape(rank, -1), up.reshape(-1, rank)
-        found[index] = Update(up * signed, down * root) if scalings[index] != 1.0 else Update(up, down)
+        if scalings[index] != 1.0:
+            down, up = down * root, up * signed
+        for updates, (own_down, own_up) in zip(found, parted(down, up, experts), strict=True):
+            updates[index] = Update(own_up, own_down)
     return found
+
+
+def _shaped(inputs: Inputs, parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """A and B of all experts in the form of the first adapter's, which of convolutions has more dimensions than two."""
+    down, up = joined(parts)
+    return down.reshape(-1, *inputs[0].shape[1:]), up.reshape(*up.shape, *inputs[1].shape[2:])
 
 
 def _back(shared: Shared, coordinates: Array) -> Update:

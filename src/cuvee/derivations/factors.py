@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from cuvee.derivations.experts import joined
 from cuvee.derivations.registry import HELD_ELEMENTS, Array, Input, Inputs, derivation
 from cuvee.numerics.low_rank import balanced, singular_values, truncated_svd
 from cuvee.numerics.row_blocks import RowBlocks
@@ -80,7 +81,7 @@ def low_rank(
         )  # fmt: skip
         downs, ups, values, squares = zip(*parts, strict=True)
         sums = np.sqrt(sum(np.square(each, dtype=np.float64) for each in values)).astype(np.float32)
-        return np.concatenate(downs), np.stack(ups, axis=2).reshape(len(ups[0]), -1), sums, np.sum(squares, axis=0)
+        return *joined(list(zip(downs, ups, strict=True))), sums, np.sum(squares, axis=0)
     difference, turned = _tall(inputs)
     svd = truncated_svd(difference, rank, total=total, key=inputs.key, exact=exact)
     down, up = balanced(svd.transposed if turned != transposed else svd, distribute=distribute)

@@ -28,14 +28,5 @@ def peak_memory(workers: int) -> int:
     return own + workers
 
 
-def largest_worker() -> int:
-    """The largest resident size that a worker process that has ended had; 0 where nothing tells."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * _unit()
-
-
 def _unit() -> int:
     return 1 if sys.platform == "darwin" else 1024

@@ -15,6 +15,7 @@ from cuvee.lora.merging import AdapterMerge
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora.recipe import AdapterRecipe
 from cuvee.tensors.checkpoint import Checkpoint
+from cuvee.tensors.reference import looks_like_hub_id
 
 _SHOWN = 400  # rows of the table of modules
 
@@ -60,21 +61,38 @@ def merge_card(
     title: str, recipe: AdapterRecipe, adapters: Sequence[Adapter], merge: AdapterMerge, version: str
 ) -> str:
     """The README.md of adapters merged into one."""
-    base = merge.config.base or "the adapters' base model"
+    base = _public_base(merge.config.base) if merge.config.base else "the adapters' base model"
     ranks = sorted(merge.config.ranks.values()) or [0]
     how = "the weighted sum of their updates" if recipe.is_sum else f"`{recipe.method}` in the space `{recipe.space}`"
     lines = [f"- `{public_name(adapter.identity)}`" for adapter in adapters]
     parts = [
-        front_matter([merge.config.base] if merge.config.base else []),
+        front_matter([base] if merge.config.base else []),
         f"# {title}",
         f"{len(adapters)} LoRA adapters merged into one with Cuvee {version}: {how}.",
         "\n".join(lines),
-        f"{len(ranks)} modules, rank {ranks[0]} to {ranks[-1]}.",
+        f"{len(merge.config.ranks)} modules, rank {ranks[0]} to {ranks[-1]}.",
+        *_whole_tensors(merge),
         f"## Recipe\n\n```yaml\n{recipe.text.rstrip()}\n```",
         "## Use",
         usage(title, base, merge.config.revision, None),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _whole_tensors(merge: AdapterMerge) -> list[str]:
+    """What became of tensors that adapters hold whole, if there are any."""
+    if not merge.whole:
+        return []
+    base, changed = merge.base or ("", 0)
+    said = f"{merge.whole} tensors are held whole"
+    parts = [f"{merge.whole - changed} as they are in all adapters"] if merge.whole > changed else []
+    parts += [f"{changed} merged as changes from `{public_name(base)}`"] if changed else []
+    return [f"{said}: {', '.join(parts)}."]
+
+
+def _public_base(name: str) -> str:
+    """A base as adapters name it, as strangers may know it: a Hub id, or the last part of a path."""
+    return name if looks_like_hub_id(name) else public_name(name)
 
 
 def front_matter(bases: Sequence[str]) -> str:

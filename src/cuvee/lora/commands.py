@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,18 @@ from cuvee.engine.execute import EngineSettings
 from cuvee.engine.fetch import fetch
 from cuvee.engine.workplace import Workplace
 from cuvee.errors import CheckpointError, PlanError
+from cuvee.lora.base import put_on_base
 from cuvee.lora.card import extraction_card, merge_card
 from cuvee.lora.curve import error_curve, error_picture
 from cuvee.lora.extraction import Extracted, extract, whole_tensors
-from cuvee.lora.files import CONFIG, WEIGHTS, Run
-from cuvee.lora.merging import AdapterMerge, plan_adapter_merge
+from cuvee.lora.files import CONFIG, MEASURED, WEIGHTS, Run, read_small
+from cuvee.lora.merging import AdapterMerge, check_kind, plan_adapter_merge
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora.pairs import pair_up
 from cuvee.lora.peft_config import adapter_config
-from cuvee.lora.recipe import read_adapter_recipe
+from cuvee.lora.recipe import AdapterRecipe, read_adapter_recipe
+from cuvee.lora.whole import Whole, comparisons, differing, held_whole
+from cuvee.numerics.row_blocks import Array
 from cuvee.options import MergeOptions
 from cuvee.planning.build import fingerprint
 from cuvee.planning.ops import PlannedModel
@@ -66,8 +69,7 @@ def extract_adapter(
     """
     tuned, base = _open(model, base_model, options)
     pairs = pair_up(tuned, base, extraction)
-    models = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in (tuned, base))
-    run = Run(place, options.fresh, models, options.random_seed, settings, {}, progress, version)
+    run = Run(place, options.fresh, _planned((tuned, base)), options.random_seed, settings, {}, progress, version)
     located = fetch(run.plan("lora extract", whole_tensors(pairs), (WEIGHTS,)), (tuned, base), progress)
     found = extract(pairs, (tuned, base), extraction, replace(run, locate=located))
     out, title = place.folder, place.final.name
@@ -107,10 +109,13 @@ def merge_adapters(
     recipe = read_adapter_recipe(source)
     cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
     adapters = [open_adapter(open_location(ref, cache), str(ref), conversions()) for ref in recipe.adapters]
-    merge = plan_adapter_merge(recipe, adapters)
+    for adapter in adapters:
+        check_kind(adapter)
     files = [_as_checkpoint(adapter) for adapter in adapters]
-    models = tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in files)
-    run = Run(place, options.fresh, models, options.random_seed, settings, {}, progress, version, recipe.text)
+    run = Run(place, options.fresh, _planned(files), options.random_seed, settings, {}, progress, version, recipe.text)
+    merge, base = _plan_merge(recipe, adapters, run, files, options)
+    files += [base] if base else []
+    run = replace(run, models=_planned(files))
     located = fetch(run.plan(recipe.method, merge.ops, (WEIGHTS,)), files, progress)
     try:
         out = replace(run, locate=located).execute("merge", recipe.method, merge.ops, (WEIGHTS,))
@@ -118,6 +123,7 @@ def merge_adapters(
         if error.fix is None and error.facts.get("tensor") in {op.name for op in merge.ops if op.derivation is None}:
             error.fix = "extract adapters without it (--embed-lora, -e REGEX), or merge the models"
         raise
+    merge = replace(merge, workers=max(run.workers))
     title = place.final.name
     disk.write_file(out / CONFIG, adapter_config(merge.config).encode())
     if options.write_model_card:
@@ -126,6 +132,33 @@ def merge_adapters(
     if options.copy_tokenizer:
         copy_side_files(choose_tokenizer_files(adapters[0].location), out)
     return merge
+
+
+def _plan_merge(
+    recipe: AdapterRecipe, adapters: Sequence[Adapter], run: Run, files: Sequence[Checkpoint], options: MergeOptions
+) -> tuple[AdapterMerge, Checkpoint | None]:
+    """What is to be done, and the base if that is needed: only where tensors held whole turn out to differ."""
+    wholes = held_whole(adapters)
+    different = differing(wholes, _compared(wholes, run, files))
+    on_base = put_on_base(recipe, adapters, different, options) if different else None
+    return plan_adapter_merge(recipe, adapters, wholes, on_base, different), on_base.base if on_base else None
+
+
+def _planned(files: Sequence[Checkpoint]) -> tuple[PlannedModel, ...]:
+    return tuple(PlannedModel(c.name, c.identity, fingerprint(c)) for c in files)
+
+
+def _compared(wholes: Sequence[Whole], run: Run, files: Sequence[Checkpoint]) -> dict[str, Array]:
+    """How far the tensors lie apart that all adapters hold whole."""
+    ops = comparisons(wholes)
+    if not ops:
+        return {}
+    located = fetch(run.plan("lora merge", ops, (MEASURED,)), files, run.progress)
+    settings = replace(run.settings, allow_nonfinite=True)
+    folder = replace(run, locate=located, settings=settings).execute(
+        "compare", "lora merge", ops, (MEASURED,), before="whole"
+    )
+    return read_small(folder / MEASURED)
 
 
 def _as_checkpoint(adapter: Adapter) -> Checkpoint:

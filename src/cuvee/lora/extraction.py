@@ -15,7 +15,7 @@ import numpy as np
 from cuvee.errors import CheckpointError, PlanError
 from cuvee.lora.budget import within_budget
 from cuvee.lora.design import Design, compared, squares_name, values_name
-from cuvee.lora.files import CONFIG, SPECTRA, WEIGHTS, Run, derived, read_small
+from cuvee.lora.files import CONFIG, MEASURED, SPECTRA, WEIGHTS, Run, derived, read_small
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora.pairs import Pair, Pairs
 from cuvee.lora.peft_config import adapter_config
@@ -26,8 +26,6 @@ from cuvee.planning.ops import Output, TensorOp
 from cuvee.tensors import disk
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import itemsize
-
-_MEASURED = "measured.safetensors"
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,14 @@ class Held:
 
 @dataclass(frozen=True)
 class Extracted:
-    """What was written: how every changed tensor is held, and how many did not change."""
+    """What was written: how every changed tensor is held, and how many did not change.
+
+    `workers` is how many bytes worker processes took at most.
+    """
 
     held: tuple[Held, ...]
     unchanged: int
+    workers: int = 0
 
     @property
     def total(self) -> float:
@@ -111,7 +113,7 @@ def extract(pairs: Pairs, checkpoints: tuple[Checkpoint, Checkpoint], options: E
     left = [pair for pair in pairs.left if totals.get(pair.name, 0.0) > 0 and pair.module not in design.whole]
     held = [_held(pair, totals, written, whole=ranks.get(pair.name) is None) for pair in changed]
     held += [_held(pair, totals, written, whole=False) for pair in left]
-    return Extracted(tuple(held), len(pairs.taken) + len(pairs.left) - len(held))
+    return Extracted(tuple(held), len(pairs.taken) + len(pairs.left) - len(held), max(run.workers))
 
 
 def _held(pair: Pair, totals: Mapping[str, float], written: Mapping[str, Array], *, whole: bool) -> Held:
@@ -145,8 +147,8 @@ def _measure(pairs: Pairs, run: Run) -> dict[str, float]:
     """The squared norm of every comparable tensor's change."""
     ops = [op for op in whole_tensors(pairs) if len(op.sources) == 2]
     measuring = replace(run, settings=replace(run.settings, allow_nonfinite=True))
-    folder = measuring.execute("compare", "lora extract", ops, (_MEASURED,), before="changes")
-    totals = {name: float(value[0]) for name, value in read_small(folder / _MEASURED).items()}
+    folder = measuring.execute("compare", "lora extract", ops, (MEASURED,), before="changes")
+    totals = {name: float(value[0]) for name, value in read_small(folder / MEASURED).items()}
     if bad := next((name for name, total in totals.items() if not math.isfinite(total)), None):
         raise CheckpointError(
             f"tensor {bad!r} holds values that are not finite, in the fine-tune or the base",
@@ -195,5 +197,5 @@ def _spectra(pairs: Sequence[Pair], limits: Mapping[str, int], totals: Mapping[s
         )
         for pair in pairs
     ]
-    folder = run.execute("singular values", "lora extract", ops, (_MEASURED,), before="spectra")
-    return read_small(folder / _MEASURED)
+    folder = run.execute("singular values", "lora extract", ops, (MEASURED,), before="spectra")
+    return read_small(folder / MEASURED)

@@ -6,7 +6,7 @@ An adapter's tensors lie in one file of a fixed name; what was measured on the w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from cuvee.tensors.sources import Source
 WEIGHTS = "adapter_model.safetensors"
 SPECTRA = "adapter_singular_values.safetensors"
 CONFIG = "adapter_config.json"
+MEASURED = "measured.safetensors"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Run:
         progress: is told of bytes and tensors.
         version: of Cuvee.
         recipe: what the plans were made from, if that is a text.
+        workers: bytes that the worker processes of each plan that was run took together.
 
     """
 
@@ -52,6 +54,7 @@ class Run:
     progress: Progress
     version: str
     recipe: str = ""
+    workers: list[int] = field(default_factory=list)
 
     def execute(self, stage: str, method: str, ops: Sequence[TensorOp], files: Sequence[str], before: str = "") -> Path:
         """Runs ops whose outputs lie in `files` (`shard` tells which), as far as no earlier run has; their folder.
@@ -60,7 +63,10 @@ class Run:
         """
         place = self.place.before(before)
         plan = self.plan(method, ops, files)
-        run(plan, self.recipe, place, self.locate, self.settings, self.progress, fresh=self.fresh, stage=stage)
+        _, workers = run(
+            plan, self.recipe, place, self.locate, self.settings, self.progress, fresh=self.fresh, stage=stage
+        )
+        self.workers.append(workers)
         return place.folder
 
     def plan(self, method: str, ops: Sequence[TensorOp], files: Sequence[str]) -> Plan:

@@ -64,7 +64,7 @@ def adapter_config(plan: AdapterPlan) -> str:
     first = next(iter(plan.architectures), "")
     everything = _with_parents(plan.modules)
     modules = [name for name in plan.ranks if name not in plan.parameters]
-    whole = list(plan.whole) if plan.targets else _endings(plan.whole, everything, str.endswith)
+    whole = list(plan.whole) if plan.targets is not None else _endings(plan.whole, everything, str.endswith)
     facts = {
         "base_model_name_or_path": plan.base,
         "revision": plan.revision,
@@ -80,7 +80,7 @@ def adapter_config(plan: AdapterPlan) -> str:
         "use_dora": False,
         "bias": "all" if plan.biases else "none",
         "fan_in_fan_out": plan.fan_in_fan_out,
-        "target_modules": list(plan.targets or _endings(modules, everything, _ends_in)),
+        "target_modules": list(plan.targets) if plan.targets is not None else _endings(modules, everything, _ends_in),
         **({"target_parameters": sorted(plan.parameters)} if plan.parameters else {}),
         "modules_to_save": whole or None,
         **({"ensure_weight_tying": True} if plan.tied else {}),

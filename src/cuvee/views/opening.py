@@ -29,6 +29,16 @@ def open_inputs(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, Checkpo
     return {ref: _under_names_of(base, opened) for ref, opened in checkpoints.items()}
 
 
+def open_model(ref: ModelRef, options: MergeOptions) -> Checkpoint:
+    """The checkpoint that a reference names, by itself, as a merge sees it.
+
+    Raises:
+        CuveeError: if it cannot be opened, or holds what this version cannot merge.
+
+    """
+    return Opener(None, options, _as_numbers).open(ref)
+
+
 def open_stored(ref: ModelRef, options: MergeOptions) -> Checkpoint:
     """The checkpoint that a reference names, as it is stored: without any view but its adapters.
 
