@@ -434,3 +434,26 @@ def test_what_cannot_be_written_in_the_end_is_refused_at_the_start(
         merge(tmp_path / "out", {**models, "broken": broken}, "a broken", tokenizer={"source": source})
     assert name in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} == {"broken"}
+
+
+@pytest.mark.parametrize("how", ["base", "truncated"])
+def test_special_ids_of_tokens_that_are_left_out_go(how: str, tmp_path: Path) -> None:
+    """An id beyond the rows keeps transformers from loading the model at all."""
+    made, short = tokenizer(KIND, WINE, 300, ["<|s|>", "<|pad|>"]), tokenizer(KIND, WINE, 300, ["<|s|>"])
+    end, pad = made.token_to_id("<|s|>"), made.token_to_id("<|pad|>")
+    facts = {"pad_token_id": pad, "eos_token_id": [end, pad], "text_config": {"pad_token_id": pad, "x_token_id": 3}}
+    rows = pad if how == "base" else pad + 1
+    models = {
+        "a": save_model(tmp_path / "a", made, seed=1, config=facts, rows=rows, eos_token="<|s|>", pad_token="<|pad|>"),
+        "b": save_model(tmp_path / "b", short, seed=2),
+    }
+    (models["a"] / "generation_config.json").write_text(json.dumps({"eos_token_id": [pad, end], "pad_token_id": pad}))
+    options = cuvee.MergeOptions(threads=1, unsafe_truncate_embeddings=how == "truncated")
+    settings = {"tokenizer": {"source": "base"}, "base_model": str(models["a"])} if how == "base" else {}
+    out = merge(tmp_path / "out", models, "a b", options, **settings).out
+    config = json.loads((out / "config.json").read_text())
+    assert (config["vocab_size"], config["pad_token_id"], config["eos_token_id"]) == (pad, None, [end])
+    assert config["text_config"] == {"pad_token_id": None, "x_token_id": 3}
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation == {"eos_token_id": [end], "pad_token_id": None}
+    assert "pad_token" not in json.loads((out / "tokenizer_config.json").read_text())

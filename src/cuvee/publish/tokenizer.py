@@ -128,9 +128,9 @@ def _moved(vocabulary: OutputVocabulary, config: Mapping[str, Any], file: str) -
     output = vocabulary.tokenizer
     if output is None or vocabulary.base_ids is None:
         return {}
-    donor: Mapping[str, Any] = {}
-    if file in output.start.files:
-        donor = _object(output.start.location, file)
+    if output.start.ids is vocabulary.base_ids:  # the base's own, less some tokens
+        return moved_ids(config, vocabulary.base_ids, output.ids, {}, kept=vocabulary.rows or 0)
+    donor = _object(output.start.location, file) if file in output.start.files else {}
     return moved_ids(config, vocabulary.base_ids, output.ids, donor)
 
 

@@ -49,7 +49,8 @@ def truncated(checkpoints: Checkpoints, *, first: ModelRef) -> tuple[Checkpoints
     output = unchanged(tokenizer, rows) if tokenizer else None
     if output and output.dropped:
         warnings.append(f"{len(output.dropped)} tokens of {output.start.name} were left out with their rows")
-    return views, OutputVocabulary(output, rows), tuple(warnings)
+    old = tokenizer.ids if tokenizer and output and output.dropped else None
+    return views, OutputVocabulary(output, rows, base_ids=old), tuple(warnings)
 
 
 def content_warnings(checkpoints: Checkpoints) -> tuple[str, ...]:

@@ -198,7 +198,7 @@ class OutputVocabulary:
         rows: of the output's embedding, where the merge changes their number.
         template: the chat template to write; None leaves the tokenizer's own.
         base_ids: ids of the base's tokens, where special-token ids in its configs must follow them to a tokenizer that
-            is not the base's.
+            is not the base's, or has lost some of them.
 
     """
 
