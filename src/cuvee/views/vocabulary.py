@@ -20,6 +20,7 @@ from cuvee.tensors.reference import ModelRef
 from cuvee.views.vocabulary_rows import VocabularyModel, with_rows
 from cuvee.views.vocabulary_rules import token_rules
 from cuvee.views.vocabulary_sizes import axes_of, content_warnings, truncated
+from cuvee.vocab.cautions import cautions
 from cuvee.vocab.chat import MARKERS, chosen_template, template_of
 from cuvee.vocab.json_text import without_collections
 from cuvee.vocab.output import OutputTokenizer, OutputVocabulary, unchanged, union, with_tokens
@@ -176,9 +177,11 @@ def _output(start: OutputTokenizer, wanted: VocabularyRecipe, models: Sequence[V
 
 
 def _warnings(output: OutputTokenizer) -> tuple[str, ...]:
+    said = cautions(output)
     if not output.dropped:
-        return ()
+        return said
     shown = ", ".join(map(repr, sorted(output.dropped, key=output.start.ids.__getitem__)[:5]))
     return (
+        *said,
         f"{len(output.dropped)} tokens of {output.start.name} have ids beyond its embedding and are left out: {shown}",
     )
