@@ -457,3 +457,24 @@ def test_special_ids_of_tokens_that_are_left_out_go(how: str, tmp_path: Path) ->
     generation = json.loads((out / "generation_config.json").read_text())
     assert generation == {"eos_token_id": [end], "pad_token_id": None}
     assert "pad_token" not in json.loads((out / "tokenizer_config.json").read_text())
+
+
+def test_equal_sizes_without_a_tokenizer_json_are_told_too(tmp_path: Path) -> None:
+    """Llama 2 and Mistral of old: 32000 rows each, and a tokenizer.model alone."""
+    made = tokenizer(KIND, WINE, 300)
+    models = {name: save_model(tmp_path / name, made, seed=1) for name in "ab"}
+    for home in models.values():
+        (home / "tokenizer.json").unlink()
+    for name, words in (("a", ["one", "two", "three"]), ("b", ["one", "drei", "zwei"])):
+        # A sentencepiece model: for each piece a message (field 1) whose field 1 is its text.
+        pieces = b"".join(bytes([10, len(word) + 2, 10, len(word)]) + word.encode() for word in words)
+        (models[name] / "tokenizer.model").write_bytes(pieces)
+    (said,) = [line for line in merge(tmp_path / "out", models, "a b").warnings if "vocabularies" in line]
+    assert "differ in 2 tokens" in said
+    assert f"2 tokens only in {models['b']} ('drei', 'zwei')" in said
+    for name in "ab":
+        (models[name] / "tokenizer.model").write_bytes(b"no protocol buffer " + name.encode())
+    (said,) = [line for line in merge(tmp_path / "odd", models, "a b").warnings if "tokenizer.model" in line]
+    assert f"tokenizer.model of {models['a']} and {models['b']} differ" in said
+    (models["b"] / "tokenizer.model").write_bytes((models["a"] / "tokenizer.model").read_bytes())
+    assert "tokenizer.model" not in "".join(merge(tmp_path / "same", models, "a b").warnings)

@@ -109,7 +109,7 @@ def _letters() -> dict[str, int]:
 
 def _words(spelling: Spelling, other: Spelling) -> str:
     """What a spelling has otherwise than another, as it is said."""
-    if spelling.model != other.model or "bytes" in (spelling.space, other.space):
+    if spelling.model != other.model or (spelling.space != other.space and "bytes" in (spelling.space, other.space)):
         return ""
     found = []
     if spelling.space != other.space:
@@ -118,7 +118,7 @@ def _words(spelling: Spelling, other: Spelling) -> str:
         found.append(f"prefix {spelling.prefix!r}")
     if spelling.suffix != other.suffix:
         found.append(f"suffix {spelling.suffix!r}")
-    return " with " + " and ".join(found)
+    return " with " + " and ".join(found) if found else ""
 
 
 def _space(document: Mapping[str, Any]) -> str:
