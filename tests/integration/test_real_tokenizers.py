@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,11 @@ from cuvee.errors import VocabularyError
 from cuvee.tensors.location import Directory
 from cuvee.vocab.output import unchanged, union, with_tokens
 from cuvee.vocab.tokenizer import read_tokenizer
+from support.real_tokenizers import real_homes
 from support.vocabularies import ids_in, save_model, state_in
 
 pytestmark = pytest.mark.real
 
-ROOT = Path(__file__).resolve().parents[2]
 FAST = ("qwen3", "llama2", "llama3", "deepseek", "minilm")
 KINDS = {
     "qwen3": "byte-level BPE",
@@ -44,13 +42,7 @@ ALL = 1 << 30
 
 @pytest.fixture(scope="module")
 def homes() -> dict[str, Path]:
-    sys.path.insert(0, str(ROOT / "examples"))
-    try:
-        made = importlib.import_module("real_tokenizers")
-    finally:
-        sys.path.remove(str(ROOT / "examples"))
-    found: dict[str, Path] = made.all_tokenizers(ROOT / "scratch" / "tokenizers")
-    return found
+    return real_homes()
 
 
 def read(homes: dict[str, Path], name: str) -> Any:

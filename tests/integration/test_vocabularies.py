@@ -478,3 +478,16 @@ def test_equal_sizes_without_a_tokenizer_json_are_told_too(tmp_path: Path) -> No
     assert f"tokenizer.model of {models['a']} and {models['b']} differ" in said
     (models["b"] / "tokenizer.model").write_bytes((models["a"] / "tokenizer.model").read_bytes())
     assert "tokenizer.model" not in "".join(merge(tmp_path / "same", models, "a b").warnings)
+
+
+def test_a_sentencepiece_model_that_stays_has_its_new_tokens_listed_beside_it(tmp_path: Path) -> None:
+    """llama.cpp's converter reads tokenizer.model, and added tokens from tokenizer_config.json."""
+    made = tokenizer("SentencePiece BPE", WINE, 60)
+    models = {"a": save_model(tmp_path / "a", made, seed=1)}
+    (models["a"] / "tokenizer.model").write_bytes(b"\n\x07\n\x05<unk>")
+    settings = {"source": "base", "tokens": {"<|new|>": {"source": {"kind": "zero"}}}}
+    merge(tmp_path / "out", models, "a", tokenizer=settings)
+    assert (tmp_path / "out" / "tokenizer.model").exists()
+    listed = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    assert listed[str(made.get_vocab_size())]["content"] == "<|new|>"
+    assert {entry["content"] for entry in listed.values()} == {"<unk>", "<s>", "</s>", "<|new|>"}

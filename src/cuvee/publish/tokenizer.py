@@ -57,7 +57,7 @@ def tokenizer_files(vocabulary: OutputVocabulary, base: Checkpoint) -> Tokenizer
     settings: dict[tuple[str, ...], Any] = {}
     if output and output.changed:
         texts[FAST] = output.text
-        settings |= _settings_edits(output)
+        settings |= _settings_edits(output, names)
         texts |= _other_files(output, home, names)
         if output.model_changed and (stale := sorted(name for name in names if _holds_vocabulary(name))):
             texts |= dict.fromkeys(stale)
@@ -78,11 +78,16 @@ def tokenizer_files(vocabulary: OutputVocabulary, base: Checkpoint) -> Tokenizer
     return TokenizerFiles(home if output else None, texts, edits, tuple(warnings))
 
 
-def _settings_edits(output: OutputTokenizer) -> dict[tuple[str, ...], Any]:
-    """Changes to tokenizer_config.json: added tokens where it lists them, and nothing that is no longer a token."""
+def _settings_edits(output: OutputTokenizer, names: set[str]) -> dict[tuple[str, ...], Any]:
+    """Changes to tokenizer_config.json: added tokens where it lists them, and nothing that is no longer a token.
+
+    They are listed, too, where a file stays that other programs read in place of tokenizer.json (llama.cpp's converter
+    reads tokenizer.model), and nothing else beside it would tell them of new tokens.
+    """
     settings = output.start.settings
     edits: dict[tuple[str, ...], Any] = {}
-    if isinstance(settings.get("added_tokens_decoder"), Mapping):
+    read_alone = not output.model_changed and _ADDED not in names and any(map(_holds_vocabulary, names))
+    if isinstance(settings.get("added_tokens_decoder"), Mapping) or (output.new_added and read_alone):
         numbered = sorted((output.ids[token], token) for token in output.added)
         edits[("added_tokens_decoder",)] = {
             str(number): {"content": token, **output.added[token]} for number, token in numbered

@@ -21,7 +21,7 @@ _BYTES = dict.fromkeys(f"<0x{byte:02X}>" for byte in range(256))
 
 def cautions(output: OutputTokenizer) -> tuple[str, ...]:
     """A line for each thing that a user of the union may not expect."""
-    return (*_never_found(output), *_unused_bytes(output), *_parting(output))
+    return (*_never_found(output), *_capitals(output), *_unused_bytes(output), *_parting(output))
 
 
 def _never_found(output: OutputTokenizer) -> Iterable[str]:
@@ -42,6 +42,17 @@ def _never_found(output: OutputTokenizer) -> Iterable[str]:
             f"{len(lost)} of {len(new)} tokens that the union brings from {_names(output.merges_of)} are never found: "
             f"text is normalised as by {output.start.name} ({kinds}) first, which changes them ({some(tuple(lost))}); "
             "start from the other tokenizer if that matters"
+        )
+
+
+def _capitals(output: OutputTokenizer) -> Iterable[str]:
+    """Models that know small letters alone, where the base's tokenizer keeps capitals."""
+    lost = [other for other in output.merges_of if _makes_small(other)]
+    if lost and not _makes_small(output.start):
+        yield (
+            f"the tokenizer of {_names(lost)} makes all letters small, that of {output.start.name} does not: words "
+            "with capitals are not among its tokens, and stay unknown or in pieces if no other model has them; start "
+            "from that tokenizer if that matters"
         )
 
 
@@ -72,6 +83,13 @@ def _puts_spaces(tokenizer: Tokenizer) -> bool:
         step.get("type") == "Prepend" or (step.get("type") == "Metaspace" and step.get("prepend_scheme") == "always")
         for part in ("normalizer", "pre_tokenizer")
         for step in steps_of(tokenizer.document.get(part))
+    )
+
+
+def _makes_small(tokenizer: Tokenizer) -> bool:
+    steps = _changes(tokenizer)
+    return any(
+        step["type"] == "Lowercase" or (step["type"] == "BertNormalizer" and step.get("lowercase")) for step in steps
     )
 
 

@@ -43,7 +43,20 @@ def test_tokens_with_letters_that_the_base_never_keeps(kind: str, tmp_path: Path
     assert "first (Lowercase)" in said
     library = Library.from_str(output.text)
     assert not capitals & set(library.encode("RIVER Rain RIVERS").tokens), "the library agrees"
-    assert cautions(joined(tmp_path / "turned", cased, small)) == ()
+    other = tokenizer(kind, GRAPE, 340)
+    other.normalizer = normalizers.Lowercase()
+    (said,) = cautions(joined(tmp_path / "turned", cased, other))
+    assert said.startswith("the tokenizer of second makes all letters small, that of first does not")
+
+
+def test_words_with_capitals_stay_unknown_where_the_base_keeps_them(tmp_path: Path) -> None:
+    cased, small = tokenizer("WordLevel", "Wine", 10), tokenizer("WordLevel", "rain", 10)
+    small.normalizer = normalizers.BertNormalizer(lowercase=True)
+    output = joined(tmp_path, cased, small)
+    assert len(cautions(output)) == 1
+    assert Library.from_str(output.text).encode("Wine Rain rain").tokens == ["Wine", "<unk>", "rain"]
+    small.normalizer = normalizers.BertNormalizer(lowercase=False)
+    assert cautions(joined(tmp_path / "kept", cased, small)) == ()
 
 
 def test_a_normalizer_that_all_share_is_not_spoken_of(tmp_path: Path) -> None:
