@@ -61,3 +61,16 @@ def test_folders_of_early_sentence_transformers_are_read(cuvee: Any, here: Path)
     (here / "b" / "modules.json").write_text(json.dumps(modules))
     save_model(here / "a", made, seed=1)
     assert "merge without a tokenizer setting" in cuvee("vocab", "a", "b").out
+
+
+def test_one_kind_whose_tokens_mean_other_things_is_advised_against_a_union(cuvee: Any, here: Path) -> None:
+    made = tokenizer("Unigram", WINE, 60)
+    save_tokenizer(here / "a", made)
+    document = json.loads(made.to_str()) | {"pre_tokenizer": {"type": "Whitespace"}, "decoder": None}
+    document["model"]["vocab"].append(["more", -1.0])
+    (here / "b").mkdir()
+    (here / "b" / "tokenizer.json").write_text(json.dumps(document))
+    save_tokenizer(here / "c", tokenizer("Unigram", WINE + " more", 60))
+    assert "so no union" in cuvee("vocab", "a", "b").out
+    assert "`{source: union}` to have all" in cuvee("vocab", "a", "c").out
+    assert json.loads(cuvee("vocab", "a", "b", "--json").out)["has_union"] is False

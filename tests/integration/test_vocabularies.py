@@ -435,3 +435,60 @@ def test_what_cannot_be_written_in_the_end_is_refused_at_the_start(
         merge(tmp_path / "out", {**models, "broken": broken}, "a broken", tokenizer={"source": source})
     assert name in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} == {"broken"}
+
+
+@pytest.mark.parametrize("how", ["base", "truncated"])
+def test_special_ids_of_tokens_that_are_left_out_go(how: str, tmp_path: Path) -> None:
+    """An id beyond the rows keeps transformers from loading the model at all."""
+    made, short = tokenizer(KIND, WINE, 300, ["<|s|>", "<|pad|>"]), tokenizer(KIND, WINE, 300, ["<|s|>"])
+    end, pad = made.token_to_id("<|s|>"), made.token_to_id("<|pad|>")
+    facts = {"pad_token_id": pad, "eos_token_id": [end, pad], "text_config": {"pad_token_id": pad, "x_token_id": 3}}
+    rows = pad if how == "base" else pad + 1
+    models = {
+        "a": save_model(tmp_path / "a", made, seed=1, config=facts, rows=rows, eos_token="<|s|>", pad_token="<|pad|>"),
+        "b": save_model(tmp_path / "b", short, seed=2),
+    }
+    (models["a"] / "generation_config.json").write_text(json.dumps({"eos_token_id": [pad, end], "pad_token_id": pad}))
+    options = cuvee.MergeOptions(threads=1, unsafe_truncate_embeddings=how == "truncated")
+    settings = {"tokenizer": {"source": "base"}, "base_model": str(models["a"])} if how == "base" else {}
+    out = merge(tmp_path / "out", models, "a b", options, **settings).out
+    config = json.loads((out / "config.json").read_text())
+    assert (config["vocab_size"], config["pad_token_id"], config["eos_token_id"]) == (pad, None, [end])
+    assert config["text_config"] == {"pad_token_id": None, "x_token_id": 3}
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation == {"eos_token_id": [end], "pad_token_id": None}
+    assert "pad_token" not in json.loads((out / "tokenizer_config.json").read_text())
+
+
+def test_equal_sizes_without_a_tokenizer_json_are_told_too(tmp_path: Path) -> None:
+    """Llama 2 and Mistral of old: 32000 rows each, and a tokenizer.model alone."""
+    made = tokenizer(KIND, WINE, 300)
+    models = {name: save_model(tmp_path / name, made, seed=1) for name in "ab"}
+    for home in models.values():
+        (home / "tokenizer.json").unlink()
+    for name, words in (("a", ["one", "two", "three"]), ("b", ["one", "drei", "zwei"])):
+        # A sentencepiece model: for each piece a message (field 1) whose field 1 is its text.
+        pieces = b"".join(bytes([10, len(word) + 2, 10, len(word)]) + word.encode() for word in words)
+        (models[name] / "tokenizer.model").write_bytes(pieces)
+    (said,) = [line for line in merge(tmp_path / "out", models, "a b").warnings if "vocabularies" in line]
+    assert "differ in 2 tokens" in said
+    assert f"2 tokens only in {models['b']} ('drei', 'zwei')" in said
+    for name in "ab":
+        (models[name] / "tokenizer.model").write_bytes(b"no protocol buffer " + name.encode())
+    (said,) = [line for line in merge(tmp_path / "odd", models, "a b").warnings if "tokenizer.model" in line]
+    assert f"tokenizer.model of {models['a']} and {models['b']} differ" in said
+    (models["b"] / "tokenizer.model").write_bytes((models["a"] / "tokenizer.model").read_bytes())
+    assert "tokenizer.model" not in "".join(merge(tmp_path / "same", models, "a b").warnings)
+
+
+def test_a_sentencepiece_model_that_stays_has_its_new_tokens_listed_beside_it(tmp_path: Path) -> None:
+    """llama.cpp's converter reads tokenizer.model, and added tokens from tokenizer_config.json."""
+    made = tokenizer("SentencePiece BPE", WINE, 60)
+    models = {"a": save_model(tmp_path / "a", made, seed=1)}
+    (models["a"] / "tokenizer.model").write_bytes(b"\n\x07\n\x05<unk>")
+    settings = {"source": "base", "tokens": {"<|new|>": {"source": {"kind": "zero"}}}}
+    merge(tmp_path / "out", models, "a", tokenizer=settings)
+    assert (tmp_path / "out" / "tokenizer.model").exists()
+    listed = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    assert listed[str(made.get_vocab_size())]["content"] == "<|new|>"
+    assert {entry["content"] for entry in listed.values()} == {"<unk>", "<s>", "</s>", "<|new|>"}

@@ -59,8 +59,8 @@ def _advice(found: VocabularyReport) -> str:
         return "These models merge without a tokenizer setting."
     if comparison.equal:
         return "The tokens are the same, the paddings are not: merge with `tokenizer: {source: base}`."
-    if found.first.kind != found.second.kind:
-        return "Tokenizers of different kinds have no union: merge with `tokenizer: {source: base}`."
+    if not found.has_union:
+        return "The same text of a token means different things, so no union: merge with `tokenizer: {source: base}`."
     return "Merge with `tokenizer: {source: base}` to keep the base's tokens, or `{source: union}` to have all."
 
 

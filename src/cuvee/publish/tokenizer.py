@@ -57,11 +57,11 @@ def tokenizer_files(vocabulary: OutputVocabulary, base: Checkpoint) -> Tokenizer
     settings: dict[tuple[str, ...], Any] = {}
     if output and output.changed:
         texts[FAST] = output.text
-        settings |= _settings_edits(output)
+        settings |= _settings_edits(output, names)
         texts |= _other_files(output, home, names)
         if output.model_changed and (stale := sorted(name for name in names if _holds_vocabulary(name))):
             texts |= dict.fromkeys(stale)
-            warnings.append(f"{', '.join(stale)} of {output.start.name} were not copied: they lack the new tokens")
+            warnings.append(f"not copied, for want of the new tokens: {', '.join(stale)} of {output.start.name}")
     if vocabulary.template is not None:
         texts[TEMPLATE_FILE] = vocabulary.template
         if "chat_template.json" in names:
@@ -78,11 +78,16 @@ def tokenizer_files(vocabulary: OutputVocabulary, base: Checkpoint) -> Tokenizer
     return TokenizerFiles(home if output else None, texts, edits, tuple(warnings))
 
 
-def _settings_edits(output: OutputTokenizer) -> dict[tuple[str, ...], Any]:
-    """Changes to tokenizer_config.json: added tokens where it lists them, and nothing that is no longer a token."""
+def _settings_edits(output: OutputTokenizer, names: set[str]) -> dict[tuple[str, ...], Any]:
+    """Changes to tokenizer_config.json: added tokens where it lists them, and nothing that is no longer a token.
+
+    They are listed, too, where a file stays that other programs read in place of tokenizer.json (llama.cpp's converter
+    reads tokenizer.model), and nothing else beside it would tell them of new tokens.
+    """
     settings = output.start.settings
     edits: dict[tuple[str, ...], Any] = {}
-    if isinstance(settings.get("added_tokens_decoder"), Mapping):
+    read_alone = not output.model_changed and _ADDED not in names and any(map(_holds_vocabulary, names))
+    if isinstance(settings.get("added_tokens_decoder"), Mapping) or (output.new_added and read_alone):
         numbered = sorted((output.ids[token], token) for token in output.added)
         edits[("added_tokens_decoder",)] = {
             str(number): {"content": token, **output.added[token]} for number, token in numbered
@@ -128,9 +133,9 @@ def _moved(vocabulary: OutputVocabulary, config: Mapping[str, Any], file: str) -
     output = vocabulary.tokenizer
     if output is None or vocabulary.base_ids is None:
         return {}
-    donor: Mapping[str, Any] = {}
-    if file in output.start.files:
-        donor = _object(output.start.location, file)
+    if output.start.ids is vocabulary.base_ids:  # the base's own, less some tokens
+        return moved_ids(config, vocabulary.base_ids, output.ids, {}, kept=vocabulary.rows or 0)
+    donor = _object(output.start.location, file) if file in output.start.files else {}
     return moved_ids(config, vocabulary.base_ids, output.ids, donor)
 
 

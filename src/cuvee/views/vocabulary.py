@@ -20,6 +20,7 @@ from cuvee.tensors.reference import ModelRef
 from cuvee.views.vocabulary_rows import VocabularyModel, with_rows
 from cuvee.views.vocabulary_rules import token_rules
 from cuvee.views.vocabulary_sizes import axes_of, content_warnings, truncated
+from cuvee.vocab.cautions import cautions
 from cuvee.vocab.chat import MARKERS, chosen_template, template_of
 from cuvee.vocab.json_text import without_collections
 from cuvee.vocab.output import OutputTokenizer, OutputVocabulary, unchanged, union, with_tokens
@@ -88,7 +89,7 @@ def _mapped(recipe: Recipe, wanted: VocabularyRecipe, checkpoints: Checkpoints, 
     for number, model in enumerate(models):
         views[model.ref] = with_rows(number, models, maps)
     first = next((model for model in models if model.ref == _first(recipe)), None)
-    base_ids = first.tokenizer.ids if first and first.tokenizer is not output.start else None
+    base_ids = first.tokenizer.ids if first and (first.tokenizer is not output.start or output.dropped) else None
     return OneVocabulary(views, OutputVocabulary(output, maps.rows, base_ids=base_ids), _warnings(output))
 
 
@@ -176,9 +177,11 @@ def _output(start: OutputTokenizer, wanted: VocabularyRecipe, models: Sequence[V
 
 
 def _warnings(output: OutputTokenizer) -> tuple[str, ...]:
+    said = cautions(output)
     if not output.dropped:
-        return ()
+        return said
     shown = ", ".join(map(repr, sorted(output.dropped, key=output.start.ids.__getitem__)[:5]))
     return (
+        *said,
         f"{len(output.dropped)} tokens of {output.start.name} have ids beyond its embedding and are left out: {shown}",
     )

@@ -18,6 +18,7 @@ from cuvee.views.lifted import lifted
 from cuvee.views.vocabulary_sizes import axes_of, rows_of
 from cuvee.vocab.chat import template_of
 from cuvee.vocab.compare import Comparison, compare_tokenizers
+from cuvee.vocab.spelling import have_union
 from cuvee.vocab.tokenizer import Tokenizer, read_tokenizer
 
 
@@ -51,11 +52,12 @@ class VocabularyFacts:
 
 @dataclass(frozen=True)
 class VocabularyReport:
-    """Two vocabularies and how they differ."""
+    """Two vocabularies, how they differ, and whether tokens of one text mean the same in both."""
 
     first: VocabularyFacts
     second: VocabularyFacts
     comparison: Comparison
+    has_union: bool = True
 
 
 def compare_vocabularies(first: str, second: str, options: MergeOptions) -> VocabularyReport:
@@ -74,7 +76,7 @@ def compare_vocabularies(first: str, second: str, options: MergeOptions) -> Voca
             raise VocabularyError(f"{name} has no tokenizer", expected="tokenizer.json, or files to make it from")
         facts.append((_facts(name, location, tokenizer), tokenizer))
     (ours, mine), (theirs, other) = facts
-    return VocabularyReport(ours, theirs, compare_tokenizers(mine, other))
+    return VocabularyReport(ours, theirs, compare_tokenizers(mine, other), have_union(mine, other))
 
 
 def _facts(name: str, location: Location, tokenizer: Tokenizer) -> VocabularyFacts:

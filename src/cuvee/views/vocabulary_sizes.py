@@ -13,9 +13,9 @@ from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import ModelRef
 from cuvee.tensors.rowmaps import encode_map
 from cuvee.tensors.rows import Rows
-from cuvee.vocab.compare import compare
+from cuvee.vocab.listed import Listed, compare_lists, listed_tokens
 from cuvee.vocab.output import OutputVocabulary, unchanged
-from cuvee.vocab.tokenizer import ADDED, FAST, Tokenizer, read_tokenizer
+from cuvee.vocab.tokenizer import ADDED, FAST, SLOW, Tokenizer, read_tokenizer
 
 Checkpoints = Mapping[ModelRef, Checkpoint]
 
@@ -49,7 +49,8 @@ def truncated(checkpoints: Checkpoints, *, first: ModelRef) -> tuple[Checkpoints
     output = unchanged(tokenizer, rows) if tokenizer else None
     if output and output.dropped:
         warnings.append(f"{len(output.dropped)} tokens of {output.start.name} were left out with their rows")
-    return views, OutputVocabulary(output, rows), tuple(warnings)
+    old = tokenizer.ids if tokenizer and output and output.dropped else None
+    return views, OutputVocabulary(output, rows, base_ids=old), tuple(warnings)
 
 
 def content_warnings(checkpoints: Checkpoints) -> tuple[str, ...]:
@@ -60,16 +61,21 @@ def content_warnings(checkpoints: Checkpoints) -> tuple[str, ...]:
     (first, rows), *others = models
     said: list[str] = []
     differing = [other for other, length in others if length == rows and not _same_tokens(first, other)]
-    ours = _tokenizer(first, said) if differing else None
+    ours = _listed(first, said) if differing else None
     for other in differing:
-        theirs = _tokenizer(other, said)
-        found = compare(ours.ids, theirs.ids) if ours and theirs else None
+        theirs = _listed(other, said)
+        found = compare_lists(ours, theirs) if ours and theirs else None
         if found and not found.equal:
             count = len(found.moved) + max(len(found.only_first), len(found.only_second))
             said.append(
                 f"the vocabularies of {first.name} and {other.name} are of one size but differ in {count} tokens: "
                 f"{found.words(first.name, other.name)}; rows are merged by number, which is wrong for these tokens; "
                 "`tokenizer: {source: base}` or `{source: union}` merges them by token"
+            )
+        elif found is None and (files := _differing(first, other)):
+            said.append(
+                f"{files} of {first.name} and {other.name} differ, and cannot be compared; "
+                "rows are merged by number; `tokenizer: {source: base}` merges them by token"
             )
     return tuple(said)
 
@@ -79,10 +85,10 @@ def sizes_differ(tensor: str, checkpoints: Sequence[Checkpoint], shapes: Sequenc
     first = checkpoints[0]
     number = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
     other = checkpoints[number]
-    ours, theirs = _tokenizer(first), _tokenizer(other)
+    ours, theirs = _listed(first), _listed(other)
     found = f"{list(shapes[number])} in {other.name}"
-    if ours and theirs:
-        difference = compare(ours.ids, theirs.ids)
+    difference = compare_lists(ours, theirs) if ours and theirs else None
+    if difference and ours and theirs and (ours.file == theirs.file or not difference.equal):
         found += f"; {difference.words(first.name, other.name)}"
         if difference.equal:
             found += ", so the rows beyond them are padding"
@@ -111,11 +117,30 @@ def _tokenizer(checkpoint: Checkpoint, said: list[str] | None = None) -> Tokeniz
         return None
 
 
+def _listed(checkpoint: Checkpoint, said: list[str] | None = None) -> Listed | None:
+    """Tokens and ids, from whichever file tells them as it lies."""
+    if FAST not in checkpoint.files:
+        return listed_tokens(checkpoint.location, checkpoint.files)
+    found = _tokenizer(checkpoint, said)
+    return Listed(FAST, found.ids) if found else None
+
+
 def _same_tokens(first: Checkpoint, second: Checkpoint) -> bool:
     """Whether bytes alone tell that two checkpoints have the same tokens."""
-    return all(
-        first.files.get(name) == second.files.get(name)
-        and first.location.read(name, 0, first.files[name]) == second.location.read(name, 0, second.files[name])
-        for name in (FAST, ADDED)
-        if name in first.files or name in second.files
+    is_fast = FAST in first.files and FAST in second.files
+    names = (FAST, ADDED) if is_fast else (FAST, ADDED, *SLOW)
+    return not any(_differs(name, first, second) for name in names)
+
+
+def _differing(first: Checkpoint, second: Checkpoint) -> str:
+    """The names of tokenizer files that both have, and that differ; a broken tokenizer.json is nobody's affair here."""
+    both = first.files.keys() & second.files.keys()
+    return ", ".join(name for name in SLOW if name in both and FAST not in both and _differs(name, first, second))
+
+
+def _differs(name: str, first: Checkpoint, second: Checkpoint) -> bool:
+    if name not in first.files and name not in second.files:
+        return False
+    return first.files.get(name) != second.files.get(name) or (
+        first.location.read(name, 0, first.files[name]) != second.location.read(name, 0, second.files[name])
     )

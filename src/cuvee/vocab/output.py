@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from cuvee.errors import VocabularyError
 from cuvee.vocab.extend import extended_model, merges
 from cuvee.vocab.json_text import without_collections
 from cuvee.vocab.numbers import check_numbers, json_of
+from cuvee.vocab.ordinary import ordinary_too
 from cuvee.vocab.places import Places, known_places, places_in
+from cuvee.vocab.spelling import check_same_spelling
 from cuvee.vocab.tokenizer import Tokenizer, flags_of
 
 NEW_TOKEN = flags_of({"special": True, "normalized": False})
@@ -110,7 +111,7 @@ def union(start: OutputTokenizer, others: Sequence[tuple[Tokenizer, int]]) -> Ou
     """
     ids, added = dict(start.ids), dict(start.added)
     for other, _ in others:
-        _check_same_kind(start.start, other)
+        check_same_spelling(start.start, other)
     places = start.places
     for other, _ in others:
         if known_places(places, other.ids) is None:
@@ -159,8 +160,8 @@ def with_tokens(
 
 
 def _ordinary(others: Sequence[tuple[Tokenizer, int]], places: Places) -> list[str]:
-    """Tokens of the others that have no place yet, in the order of their ids; no added ones."""
-    added = {token for other, _ in others for token in other.added}
+    """Tokens of the others that have no place yet, in the order of their ids; no added ones that are only that."""
+    added = {token for other, _ in others for token in other.added.keys() - ordinary_too(other)}
     found: dict[str, None] = {}
     for vocabulary, known in places:
         rows = max((rows for other, rows in others if other.ids is vocabulary), default=0)
@@ -174,21 +175,6 @@ def _append(ids: dict[str, int], tokens: Iterable[str]) -> None:
     ids.update((token, number) for number, token in enumerate(tokens, following))
 
 
-def _check_same_kind(start: Tokenizer, other: Tokenizer) -> None:
-    if start.document is other.document or start.own == other.own:
-        return
-    kinds = (start.kind, other.kind)
-    prefixes = [tokenizer.document["model"].get("continuing_subword_prefix") or "" for tokenizer in (start, other)]
-    if kinds[0] == kinds[1] and prefixes[0] == prefixes[1]:
-        return
-    raise VocabularyError(
-        "these tokenizers have no union: the same text of a token means different things in them",
-        expected=f"{kinds[0]}, as in {start.name}" + (f" with prefix {prefixes[0]!r}" if prefixes[0] else ""),
-        found=f"{kinds[1]} in {other.name}" + (f" with prefix {prefixes[1]!r}" if prefixes[1] else ""),
-        fix="write `tokenizer: {source: base}`, which keeps the base's tokenizer, or name the model to take it from",
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class OutputVocabulary:
     """What becomes of the vocabulary.
@@ -198,7 +184,7 @@ class OutputVocabulary:
         rows: of the output's embedding, where the merge changes their number.
         template: the chat template to write; None leaves the tokenizer's own.
         base_ids: ids of the base's tokens, where special-token ids in its configs must follow them to a tokenizer that
-            is not the base's.
+            is not the base's, or has lost some of them.
 
     """
 

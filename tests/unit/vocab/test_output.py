@@ -243,3 +243,105 @@ def test_a_slow_tokenizer_is_converted(tmp_path: Path) -> None:
     assert found is not None
     assert (found.kind, found.is_slow) == ("WordPiece", True)
     assert dict(found.ids) == {word: number for number, word in enumerate(words)}
+
+
+def remade(made: Library, **changes: Any) -> Library:
+    """A tokenizer with other settings of its model (by name), or other steps, and a token more."""
+    document = json.loads(made.to_str())
+    for name, value in changes.items():
+        (document if name in document else document["model"])[name] = value
+    vocabulary = document["model"]["vocab"]
+    if isinstance(vocabulary, list):
+        vocabulary.append(["one more", -3.0])
+    else:
+        vocabulary["one more"] = len(vocabulary)
+    return Library.from_str(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "says"),
+    [
+        ("byte-level BPE", {"end_of_word_suffix": "</w>"}, "suffix '</w>'"),
+        ("Unigram", {"pre_tokenizer": {"type": "Whitespace"}, "decoder": None}, "spaces written as nothing"),
+        ("Unigram", {"pre_tokenizer": {"type": "Metaspace", "replacement": "_"}}, "spaces written as '_'"),
+    ],
+)
+def test_one_kind_with_another_spelling_has_no_union(kind: str, changes: Any, says: str, tmp_path: Path) -> None:
+    """CLIP's words end in `</w>`, and `the` is the middle of one; without a sign for spaces it may be either."""
+    made = tokenizer(kind, WINE, 330)
+    first, second = read(tmp_path / "a", made), read(tmp_path / "b", remade(made, **changes))
+    assert first.kind == second.kind
+    for start, other in ((first, second), (second, first)):
+        with pytest.raises(VocabularyError, match="have no union") as caught:
+            union(unchanged(start, ALL), [(other, ALL)])
+        assert says in str(caught.value.expected) + str(caught.value.found)
+    same = read(tmp_path / "c", remade(made))
+    assert union(unchanged(first, ALL), [(same, ALL)]).appended == 1
+
+
+def test_plain_bpe_that_writes_spaces_joins_with_sentencepiece(tmp_path: Path) -> None:
+    made = tokenizer("SentencePiece BPE", WINE, 60)
+    document = json.loads(tokenizer("SentencePiece BPE", GRAPE, 60).to_str())
+    document["model"] |= {"byte_fallback": False, "fuse_unk": False}
+    first, second = read(tmp_path / "a", made), read(tmp_path / "b", Library.from_str(json.dumps(document)))
+    assert (first.kind, second.kind) == ("SentencePiece BPE", "BPE")
+    both = loaded(union(unchanged(first, ALL), [(second, ALL)]))
+    assert both.decode(both.encode(GRAPE).ids) == GRAPE
+
+
+def test_added_tokens_that_the_model_makes_too_are_joined_as_ordinary_ones(tmp_path: Path) -> None:
+    """Gemma lists line breaks as added tokens; Llama's tokenizer would put a space after each."""
+    made = tokenizer("SentencePiece BPE", WINE, 60)
+    document = json.loads(tokenizer("SentencePiece BPE", GRAPE, 60).to_str())
+    model = document["model"]
+    for token in ("\n", "\n\n", "<b>", "\t"):
+        model["vocab"][token] = len(model["vocab"])
+    model["merges"].append(["\n", "\n"])
+    other = Library.from_str(json.dumps(document))
+    other.add_tokens([AddedToken(token, normalized=False) for token in ("\n", "\n\n", "<b>")])
+    other.add_tokens([AddedToken("\t", normalized=False, lstrip=True)])
+    first, second = read(tmp_path / "a", made), read(tmp_path / "b", other)
+    output = union(unchanged(first, ALL), [(second, ALL)])
+    assert output.added.keys() - first.added.keys() == {"<b>", "\t"}
+    library = loaded(output)
+    assert library.get_vocab(with_added_tokens=True) == dict(output.ids)
+    text = "the wine\n    of the\n\nriver"
+    tokens = library.encode(text).tokens
+    assert {"\n", "\n\n"} < set(tokens)
+    assert library.decode(library.encode(text).ids) == text
+    third = read(tmp_path / "c", made)
+    special = tokenizer("SentencePiece BPE", WINE, 60)
+    special.add_special_tokens([AddedToken("\n\n", special=True, normalized=False)])
+    again = union(unchanged(third, ALL), [(second, ALL), (read(tmp_path / "d", special), ALL)])
+    assert again.added.keys() - first.added.keys() == {"<b>", "\t", "\n\n"}, "one other model has it as added only"
+
+
+def holed(made: Library) -> Library:
+    """A tokenizer whose ids skip seven numbers in the middle."""
+    document = json.loads(made.to_str())
+    vocabulary = document["model"]["vocab"]
+    half = len(vocabulary) // 2
+    document["model"]["vocab"] = {token: n + 7 * (n >= half) for token, n in vocabulary.items()}
+    return Library.from_str(json.dumps(document))
+
+
+@pytest.mark.parametrize("kind", ["byte-level BPE", "SentencePiece BPE", "WordPiece", "WordLevel"])
+def test_gaps_in_ids_stay(kind: str, tmp_path: Path) -> None:
+    made, more = holed(tokenizer(kind, WINE, 300)), tokenizer(kind, GRAPE, 320, ["<|b|>"])
+    first, second = read(tmp_path / "a", made), read(tmp_path / "b", more)
+    for start, other in ((first, second), (second, first)):
+        output = union(unchanged(start, ALL), [(other, ALL)])
+        ids = loaded(output).get_vocab(with_added_tokens=True)
+        assert ids == dict(output.ids)
+        assert {token: ids[token] for token in start.ids} == dict(start.ids)
+        assert len(set(ids.values())) == len(ids)
+
+
+def test_unigram_pieces_cannot_follow_after_a_gap(tmp_path: Path) -> None:
+    made = tokenizer("Unigram", WINE, 100)
+    home = save_tokenizer(tmp_path / "a", made, added_tokens_decoder={"120": {"content": "<late>", "special": True}})
+    first = read_tokenizer(Directory(home), "a")
+    assert first is not None
+    output = union(unchanged(first, ALL), [(read(tmp_path / "b", tokenizer("Unigram", GRAPE, 120)), ALL)])
+    with pytest.raises(VocabularyError, match="its ids have gaps"):
+        _ = output.document

@@ -40,3 +40,29 @@ def test_a_token_that_is_gone_takes_what_the_new_tokenizers_model_says() -> None
 
 def test_ids_that_stay_are_left_alone() -> None:
     assert moved_ids({"bos_token_id": 1, "pad_token_id": -1, "is_token_id": True}, OLD, OLD, {}) == {}
+
+
+def test_whispers_pairs_and_tables() -> None:
+    """Pairs are a place and an id: the place is no id, whatever token that number is."""
+    config = {
+        "forced_decoder_ids": [[1, 3], [2, 4], [3, None]],
+        "lang_to_id": {"<|de|>": 1, "<|en|>": 2},
+        "task_to_id": {"transcribe": 3},
+        "alignment_heads": [[1, 2]],
+        "prev_sot_token_id": 2,
+    }
+    assert moved_ids(config, OLD, NEW, {}) == {
+        ("forced_decoder_ids",): [[1, 13], [3, None]],
+        ("lang_to_id", "<|de|>"): 11,
+        ("lang_to_id", "<|en|>"): 12,
+        ("task_to_id", "transcribe"): 13,
+        ("prev_sot_token_id",): 12,
+    }
+
+
+def test_ids_of_no_token_stay_where_their_rows_stay() -> None:
+    config = {"pad_token_id": 7, "eos_token_id": [2, 4, 8], "image_token_id": 9}
+    left = {token: number for token, number in OLD.items() if token != "<end>"}
+    found = moved_ids(config, OLD, left, {}, kept=9)
+    assert found == {("eos_token_id",): [2, 8], ("image_token_id",): None}
+    assert moved_ids(config, OLD, left, {})[("pad_token_id",)] is None
