@@ -7,6 +7,8 @@ of the output is made; what is written goes to one scratch file beside it, which
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+import cuvee
 from cuvee.engine.allocator import keep_freed_blocks
 from cuvee.engine.execute import EngineSettings
 from cuvee.engine.footprint import footprint
@@ -38,6 +41,7 @@ _KINDS = 3  # kinds of op that are run; the rest of a plan is small
 _FIRST, _MOST = 1 << 19, 1 << 23  # elements of the first and of the largest sample, for each thread
 _ENOUGH_SECONDS = 0.15
 _CHUNK, _CHUNKS = 1 << 20, 128
+_AT_MOST = 10.0  # seconds that starting an interpreter is waited for
 
 
 def probe(plan: Plan, out: Path, settings: EngineSettings, located: Mapping[str, Path]) -> Machine:
@@ -57,7 +61,7 @@ def probe(plan: Plan, out: Path, settings: EngineSettings, located: Mapping[str,
     found = footprint(plan, main, settings)  # first, while this process is what a merge's would be
     keep_freed_blocks(settings.worker_threads)
     files = [path for path in located.values() if path.is_file()]
-    rates: dict[str, Any] = {"read": _reading(files), **_writing(out, files)}
+    rates: dict[str, Any] = {"read": _reading(files), **_writing(out, files), "start_seconds": _starting()}
     return replace(
         machine,
         **{name: rate for name, rate in rates.items() if rate},
@@ -67,6 +71,18 @@ def probe(plan: Plan, out: Path, settings: EngineSettings, located: Mapping[str,
         lane_bytes=found.lane,
         probed=True,
     )
+
+
+def _starting() -> float:
+    """Seconds until a new interpreter has loaded what a merge needs; 0 if none can be started."""
+    home = Path(cuvee.__file__).parent.parent  # not where the user is: modules there would be loaded first
+    command = [sys.executable, "-c", "import cuvee.api"]
+    begin = time.perf_counter()
+    try:
+        done = subprocess.run(command, cwd=home, check=False, capture_output=True, timeout=_AT_MOST)  # noqa: S603 - us
+    except (OSError, ValueError, subprocess.SubprocessError):  # an embedded Python has no executable of its own
+        return 0.0
+    return time.perf_counter() - begin if done.returncode == 0 else 0.0
 
 
 def _reading(files: Sequence[Path]) -> float:
@@ -96,24 +112,27 @@ def _writing(out: Path, files: Sequence[Path]) -> dict[str, float]:
     data = memoryview(np.random.default_rng(0).bytes(_CHUNK))
     try:
         with _scratch(out) as (path, descriptor):
-            rates["write"] = _rate(lambda at: disk.write_at(descriptor, data, at, path))
-            begin = time.perf_counter()
-            disk.sync(descriptor, path)
-            rates["durable"] = _CHUNK * _CHUNKS / (time.perf_counter() - begin)
+            half = _CHUNKS // 2
+            for first in (0, half):  # of two the quicker: a disk that was asleep, or busy for a moment, is not slow
+                written = _rate(lambda at: disk.write_at(descriptor, data, at, path), range(first, first + half))
+                begin = time.perf_counter()
+                disk.sync(descriptor, path)
+                synced = _CHUNK * half / (time.perf_counter() - begin)
+                rates |= {"write": max(written, rates.get("write", 0)), "durable": max(synced, rates.get("durable", 0))}
         if source is not None:
             with _scratch(out) as (path, descriptor), disk.descriptor_of(source) as reading:
                 copy = partial(disk.copy_range, reading, target=descriptor, name=source.name, path=path)
-                rates["copy"] = _rate(lambda at: copy(start=at, offset=at, count=_CHUNK))
+                rates["copy"] = _rate(lambda at: copy(start=at, offset=at, count=_CHUNK), range(_CHUNKS))
     except (CuveeError, OSError):  # a place that cannot be written to is told when the merge starts
         return rates
     return rates
 
 
-def _rate(step: Callable[[int], Any]) -> float:
+def _rate(step: Callable[[int], Any], numbers: range) -> float:
     begin = time.perf_counter()
-    for number in range(_CHUNKS):
+    for number in numbers:
         step(number * _CHUNK)
-    return _CHUNK * _CHUNKS / (time.perf_counter() - begin)
+    return _CHUNK * len(numbers) / (time.perf_counter() - begin)
 
 
 @contextmanager
@@ -167,10 +186,14 @@ def _seconds_each(op: TensorOp, pool: Executor, lanes: int) -> float:
     elements = _FIRST
     while True:
         part = sample(op, elements)
-        spent = sum(pool.map(_timed, [part] * lanes, range(lanes))) / lanes
+        spent = _spent(part, pool, lanes)
         if spent >= _ENOUGH_SECONDS or elements >= _MOST or part.size >= op.size:
-            return spent / work_of(part)
+            return min(spent, _spent(part, pool, lanes)) / work_of(part)  # the first may have met a slow moment
         elements = min(int(elements * max(1.5 * _ENOUGH_SECONDS / max(spent, 1e-6), 2.0)), _MOST)
+
+
+def _spent(op: TensorOp, pool: Executor, lanes: int) -> float:
+    return sum(pool.map(_timed, [op] * lanes, range(lanes))) / lanes
 
 
 def _timed(op: TensorOp, number: int) -> float:

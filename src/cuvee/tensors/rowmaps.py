@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import zlib
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -43,9 +44,42 @@ def decode_map(text: str) -> Index:
     return index
 
 
+@dataclass(frozen=True)
+class Givers:
+    """What the maps of several tables say together.
+
+    Attributes:
+        table: which table gives to each row, or `ABSENT`, or `SEVERAL`.
+        row: which of its rows.
+        changes: the rows to which another table gives than to the row before.
+        jumps: those, and the rows that are not the table's next.
+
+    """
+
+    table: np.ndarray[Any, Any]
+    row: Index
+    changes: Index
+    jumps: Index
+
+    def alone(self, first: int, last: int) -> int | None:
+        """The one table that gives to all rows [first, last), or None."""
+        number = int(self.table[first])
+        return number if number >= 0 and _none_within(self.changes, first, last) else None
+
+    def in_a_row(self, first: int, last: int) -> bool:
+        """Whether rows [first, last) are given by one table, one after another."""
+        return _none_within(self.jumps, first, last)
+
+
+def _none_within(places: Index, first: int, last: int) -> bool:
+    """Whether none of the sorted places lies in (first, last)."""
+    begin = int(places.searchsorted(first, "right"))
+    return begin == places.size or int(places[begin]) >= last
+
+
 @lru_cache(maxsize=16)
-def givers(texts: tuple[str, ...]) -> tuple[np.ndarray[Any, Any], Index]:
-    """For maps of several tables: which table gives to each row (or `ABSENT`, or `SEVERAL`), and which of its rows."""
+def givers(texts: tuple[str, ...]) -> Givers:
+    """Who gives to each row: looked up once for a tensor, not for each of its blocks."""
     maps = [decode_map(text) for text in texts]
     table = np.full(maps[0].size, ABSENT, np.int16)
     row = np.zeros(maps[0].size, np.int32)
@@ -53,7 +87,9 @@ def givers(texts: tuple[str, ...]) -> tuple[np.ndarray[Any, Any], Index]:
         has = index >= 0
         table[has] = np.where(table[has] == ABSENT, number, SEVERAL)
         row[has] = index[has]
-    return table, row
+    other = np.diff(table) != 0
+    changes, jumps = ((np.flatnonzero(found) + 1).astype(np.int32) for found in (other, other | (np.diff(row) != 1)))
+    return Givers(table, row, changes, jumps)
 
 
 def runs(index: Index) -> list[tuple[int, int, int]]:

@@ -70,15 +70,15 @@ class Rows:
             return np.empty(0, dtype)
         width = self.width
         first, last = start // width, -(-stop // width)
-        tables, rows = givers(self.maps)
-        giver, row = tables[first:last], rows[first:last]
+        given = givers(self.maps)
         begin, end = start - first * width, stop - first * width
-        if giver[0] >= 0 and (giver == giver[0]).all():
-            table = self.tables[int(giver[0])]
-            if (np.diff(row) == 1).all():
-                shift = int(row[0]) * width
+        if (number := given.alone(first, last)) is not None:
+            table = self.tables[number]
+            if given.in_a_row(first, last):
+                shift = int(given.row[first]) * width
                 return table.read(shift + begin, shift + end, reader, dtype)
-            return np.ravel(_gather(table, row, width, reader, dtype))[begin:end]
+            return np.ravel(_gather(table, given.row[first:last], width, reader, dtype))[begin:end]
+        giver, row = given.table[first:last], given.row[first:last]
         fresh = np.zeros((last - first, width), dtype)
         for number, table in enumerate(self.tables):
             alone = np.flatnonzero(giver == number)

@@ -12,7 +12,7 @@ token, and would otherwise renumber them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import filterfalse
+from itertools import compress, filterfalse
 from typing import Any
 
 from cuvee.errors import VocabularyError
@@ -80,13 +80,13 @@ def merges(start: Tokenizer, own: Mapping[str, int], dropped: frozenset[str], ot
     spaced = bool(written) and isinstance(written[0], str)
     pairs = list(_pairs(written))
     if dropped:
-        pairs = [pair for pair in pairs if _is_within(pair, own, prefix)]
+        pairs = list(_within(pairs, own, prefix))
     seen = set(pairs) if others else set()
     for other in others:
         if other.document is not start.document:
             # First what is cheaply told: most merges of two large vocabularies are the same.
-            theirs = filterfalse(seen.__contains__, _pairs(other.document["model"].get("merges") or []))
-            new = dict.fromkeys(pair for pair in theirs if _is_within(pair, own, prefix))
+            theirs = list(filterfalse(seen.__contains__, _pairs(other.document["model"].get("merges") or [])))
+            new = dict.fromkeys(_within(theirs, own, prefix))
             seen.update(new)
             pairs += new
     if spaced and not any(" " in part for pair in pairs for part in pair):
@@ -94,8 +94,12 @@ def merges(start: Tokenizer, own: Mapping[str, int], dropped: frozenset[str], ot
     return pairs
 
 
-def _is_within(pair: _Pair, own: Mapping[str, int], prefix: int) -> bool:
-    return pair[0] in own and pair[1] in own and pair[0] + pair[1][prefix:] in own
+def _within(pairs: Sequence[_Pair], own: Mapping[str, int], prefix: int) -> Iterator[_Pair]:
+    """Those whose pieces and result are among the tokens `own`: told for all at once, as there are many."""
+    first, second = ([pair[side] for pair in pairs] for side in (0, 1))
+    joined = map(str.__add__, first, (text[prefix:] for text in second) if prefix else second)
+    has = own.__contains__
+    return compress(pairs, map(all, zip(map(has, first), map(has, second), map(has, joined), strict=True)))
 
 
 def _pairs(written: list[Any]) -> Iterator[_Pair]:

@@ -7,7 +7,7 @@ tokens in the order of their ids, then their added ones, then the recipe's. Rows
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
 from typing import Any
@@ -20,7 +20,7 @@ from cuvee.vocab.numbers import check_numbers, json_of
 from cuvee.vocab.ordinary import ordinary_too
 from cuvee.vocab.places import Places, known_places, places_in
 from cuvee.vocab.spelling import check_same_spelling
-from cuvee.vocab.tokenizer import Tokenizer, flags_of
+from cuvee.vocab.tokenizer import Tokenizer, flags_of, without_merges
 
 NEW_TOKEN = flags_of({"special": True, "normalized": False})
 """How a token that only a recipe names is looked for: as it is written, as a special token."""
@@ -39,6 +39,7 @@ class OutputTokenizer:
         new_added: tokens that are added ones here and not in `start`.
         merges_of: the tokenizers that ordinary tokens were taken from.
         places: where vocabularies have their tokens here, as far as that was looked up.
+        composed: tokenizer.json, once it is made.
 
     """
 
@@ -50,6 +51,7 @@ class OutputTokenizer:
     new_added: tuple[str, ...] = ()
     merges_of: tuple[Tokenizer, ...] = ()
     places: Places = ()
+    composed: str | None = None
 
     @property
     def changed(self) -> bool:
@@ -76,7 +78,7 @@ class OutputTokenizer:
         check_numbers(document, self.ids, self.added, self.start.name)
         return document
 
-    @cached_property
+    @property
     def text(self) -> str:
         """tokenizer.json.
 
@@ -84,11 +86,23 @@ class OutputTokenizer:
             VocabularyError: if it holds what no file can.
 
         """
+        if self.composed is not None:
+            return self.composed
         model = dict(self.document["model"])
         with without_collections():
             if "merges" in model:
                 model["merges"] = merges(self.start, model["vocab"], self.dropped, self.merges_of)
             return json_of({**self.document, "model": model}, self.start.name)
+
+    def finished(self) -> OutputTokenizer:
+        """The same with its text made, and without the tokenizers' merges, which nothing else needs.
+
+        Raises:
+            VocabularyError: if no tokenizer.json can be made.
+
+        """
+        merges_of = tuple(map(without_merges, self.merges_of))
+        return replace(self, start=without_merges(self.start), merges_of=merges_of, composed=self.text)
 
 
 def unchanged(start: Tokenizer, rows: int | None) -> OutputTokenizer:

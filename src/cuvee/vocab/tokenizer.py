@@ -118,6 +118,14 @@ def settings_of(location: Location, files: Mapping[str, int], name: str) -> dict
     return _object(_bytes(location, files, SETTINGS, name) or b"{}", SETTINGS, name)
 
 
+def without_merges(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer without the largest part of it, for those who need no merges any more."""
+    document = tokenizer.document
+    if not document["model"].get("merges"):
+        return tokenizer
+    return replace(tokenizer, document={**document, "model": {**document["model"], "merges": []}})
+
+
 def _bytes(location: Location, files: Mapping[str, int], file: str, name: str) -> bytes | None:
     if file not in files:
         return None

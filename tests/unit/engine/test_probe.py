@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from cuvee.tensors.sources import Stored
 from support.merging import op_of, plan_of
 
 ONE = EngineSettings(threads=1)
+STARTING = probing._starting
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +25,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """As little as shows anything."""
     for name, value in {"_TINY_ELEMENTS": 0, "_FIRST": 1 << 12, "_MOST": 1 << 14, "_CHUNK": 1 << 12}.items():
         monkeypatch.setattr(probing, name, value)
+    monkeypatch.setattr(probing, "_starting", lambda: 0.25)
 
 
 def plan(folder: Path, method: str | None, shape: tuple[int, ...] = (64, 128), models: int = 2) -> Plan:
@@ -49,6 +52,24 @@ def test_every_method_can_be_measured(method: str, tmp_path: Path) -> None:
     assert found.seconds[kind_of(planned.ops[0])] > 0
     assert 1e3 < found.read < 1e13
     assert 1e3 < found.write < 1e13
+
+
+def test_starting_an_interpreter_is_timed_wherever_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "numpy.py").write_text("import time; time.sleep(30)")
+    monkeypatch.chdir(tmp_path)
+    assert 0.01 < STARTING() < 10
+    monkeypatch.setattr(probing.sys, "executable", "")
+    assert STARTING() == 0
+
+
+def test_a_slow_moment_is_not_taken_for_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    op = plan(tmp_path, "linear").ops[0]
+    taken = iter([3.0, 1.5])
+    monkeypatch.setattr(probing, "_spent", lambda *_: next(taken))
+    assert probing._seconds_each(op, None, 1) == 1.5 / op.size  # type: ignore[arg-type]
+    waits = iter([0.2, 0.0])
+    monkeypatch.setattr(probing.disk, "sync", lambda *_: time.sleep(next(waits)))
+    assert probing._writing(tmp_path / "out", [])["durable"] > (probing._CHUNK * probing._CHUNKS / 2) / 0.1
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
