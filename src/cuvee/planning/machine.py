@@ -32,7 +32,7 @@ class Machine:
         write: bytes a second that its storage takes.
         durable: bytes a second of what was written that reach the disk.
         copy: bytes a second that the kernel copies between files.
-        start_seconds: until an interpreter has NumPy and Cuvee loaded.
+        start_seconds: until a new interpreter has NumPy and Cuvee loaded.
         cores: of one node.
         nodes: how many machines share the merge.
         seconds: on one core, for an element of each kind of op that was measured.

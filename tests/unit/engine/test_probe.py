@@ -66,7 +66,7 @@ def test_a_slow_moment_is_not_taken_for_the_machine(tmp_path: Path, monkeypatch:
     op = plan(tmp_path, "linear").ops[0]
     taken = iter([3.0, 1.5])
     monkeypatch.setattr(probing, "_spent", lambda *_: next(taken))
-    assert probing._seconds_each(op, None, 1) == 1.5 / op.size  # type: ignore[arg-type]
+    assert probing._seconds_each(op, None, 1) == 1.5 / (1 << 12)  # type: ignore[arg-type]
     waits = iter([0.2, 0.0])
     monkeypatch.setattr(probing.disk, "sync", lambda *_: time.sleep(next(waits)))
     assert probing._writing(tmp_path / "out", [])["durable"] > (probing._CHUNK * probing._CHUNKS / 2) / 0.1
