@@ -4,7 +4,10 @@
 
 Three models of Qwen2.5-0.5B's shape (494 M parameters, tied) are merged: all of one vocabulary, and with one of them of
 another. The union has more rows to merge, too; `longer` is a merge without a union of models with that many rows. CPU
-time counts worker processes. Run it on a quiet machine.
+time counts worker processes. Planning a union makes its tokenizer, too. Run it on a quiet machine.
+
+`--size 3b` takes Qwen2.5-3B's shape; models of one vocabulary are then one file under several names, so that all fit
+into the page cache.
 """
 
 from __future__ import annotations
@@ -36,6 +39,10 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+SHAPES = {"0.5b": (896, 128, 4864, 24), "3b": (2048, 256, 11008, 36)}
+"""Width, width of keys and values, width of the feed-forward part, layers."""
+
+
 def tokenizer(count: int, seed: int, shared: float) -> Tokenizer:
     """A BPE tokenizer of `count` tokens in an order of its own; a share of them is the same for every seed."""
     pairs = list(product(LETTERS, LETTERS))
@@ -54,8 +61,9 @@ def tokenizer(count: int, seed: int, shared: float) -> Tokenizer:
     return Tokenizer(BPE({token: number for number, token in enumerate(tokens)}, merges))
 
 
-def model(folder: Path, made: Tokenizer | None, rows: int, seed: int, layers: int) -> Path:
-    """A tied bfloat16 model of Qwen2.5-0.5B's shape and of random weights."""
+def model(folder: Path, made: Tokenizer | None, rows: int, seed: int, size: str, weights: Path | None = None) -> Path:
+    """A tied bfloat16 model of one of Qwen2.5's shapes, of random weights or those of another."""
+    width, narrow, wide, layers = SHAPES[size]
     folder.mkdir(parents=True)
     if made is not None:
         made.save(str(folder / "tokenizer.json"), pretty=False)
@@ -64,15 +72,19 @@ def model(folder: Path, made: Tokenizer | None, rows: int, seed: int, layers: in
     def matrix(*shape: int) -> np.ndarray:
         return rng.integers(0x3C00, 0x3D00, shape, dtype=np.uint16).view(ml_dtypes.bfloat16)
 
-    state = {"model.embed_tokens.weight": matrix(rows, 896), "model.norm.weight": matrix(896)}
-    shapes = {"self_attn.q_proj": (896, 896), "self_attn.k_proj": (128, 896), "self_attn.v_proj": (128, 896),
-              "self_attn.o_proj": (896, 896), "mlp.gate_proj": (4864, 896), "mlp.up_proj": (4864, 896),
-              "mlp.down_proj": (896, 4864)}  # fmt: skip
-    for layer in range(layers):
-        for name, shape in shapes.items():
-            state[f"model.layers.{layer}.{name}.weight"] = matrix(*shape)
-    save_file(state, folder / "model.safetensors")
-    config = {"vocab_size": rows, "num_hidden_layers": layers, "tie_word_embeddings": True, "hidden_size": 896}
+    if weights is not None:
+        (folder / "model.safetensors").symlink_to(weights / "model.safetensors")
+    else:
+        state = {"model.embed_tokens.weight": matrix(rows, width), "model.norm.weight": matrix(width)}
+        shapes = {"self_attn.q_proj": (width, width), "self_attn.k_proj": (narrow, width),
+                  "self_attn.v_proj": (narrow, width), "self_attn.o_proj": (width, width),
+                  "mlp.gate_proj": (wide, width), "mlp.up_proj": (wide, width),
+                  "mlp.down_proj": (width, wide)}  # fmt: skip
+        for layer in range(layers):
+            for name, shape in shapes.items():
+                state[f"model.layers.{layer}.{name}.weight"] = matrix(*shape)
+        save_file(state, folder / "model.safetensors")
+    config = {"vocab_size": rows, "num_hidden_layers": layers, "tie_word_embeddings": True, "hidden_size": width}
     (folder / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"], **config}))
     return folder
 
@@ -112,7 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=150_000)
     parser.add_argument("--shared", type=float, default=0.6)
-    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--size", default="0.5b", choices=sorted(SHAPES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--method", default="linear", choices=sorted(METHODS))
     parser.add_argument("--longer", action="store_true", help="also merge models with as many rows as the union has")
@@ -127,7 +139,8 @@ def main() -> None:
             made |= {"long1": None, "long2": None, "long3": None}
         for seed, (name, vocabulary) in enumerate(made.items()):
             if not (folder / name).exists():
-                model(folder / name, vocabulary, given.tokens if vocabulary else joined, seed, given.layers)
+                same = (folder / "base").resolve() if given.size != "0.5b" and name in ("twin", "other") else None
+                model(folder / name, vocabulary, given.tokens if vocabulary else joined, seed, given.size, same)
         print(f"{given.tokens} tokens each, {joined} together")
         homes = {name: folder / name for name in made}
         wanted = {"plain": recipe_of(given.method, [homes[name] for name in ("base", "twin", "other")])}
