@@ -5,9 +5,9 @@
 
     python benchmarks/journal.py scratch/speed/full --methods linear --stacked 10
 
-Without a journal the bytes are left to the kernel to write; with it, all are on the disk before the output appears. A
-third side waits for the disk at the end and keeps no journal; a fourth, `unsynced`, keeps one and leaves the disk alone:
-what the journal costs by itself. What a short merge writes the kernel keeps in memory, so that the first side has then
+Without a journal the bytes are left to the kernel to write; with it, all are on the disk before the output appears.
+`sync` waits for the disk at the end and keeps no journal; `unsynced` keeps one and leaves the disk alone: what the
+journal costs by itself. What a short merge writes the kernel keeps in memory, so that the first side has then
 written nothing at all; `--stacked 10` merges all layers ten times over, into 7 GB, which it does not keep. Wall time is
 told as the median of the ratios, which says little on a busy machine; CPU seconds of all processes, and seconds of
 waiting after the last block, as the least of all rounds.
