@@ -285,7 +285,7 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
 def _checked(partial: Path, opened: Opened, options: MergeOptions) -> list[str]:
     """What the cheap part of a check finds wrong with a finished merge, before it gets its name.
 
-    Headers that cannot be read back end the merge. The rest is said, unless it is so in the base already.
+    Headers that cannot be read back end the merge. The rest is said, and whether it is so in the base already.
     """
     if not options.safe_serialization:
         return []
@@ -296,7 +296,8 @@ def _checked(partial: Path, opened: Opened, options: MergeOptions) -> list[str]:
             raise OutputError(f"the merged weights cannot be read back: {finding.text}", fix=fix, path=str(partial))
     base = list(opened.checkpoints.values())[opened.plan.base]
     inherited = {finding.text for finding in structure(base, tokenizer=False)} if report.problems else set()
-    return [f"the merged checkpoint: {each.text}" for each in report.problems if each.text not in inherited]
+    whose = {True: "the base already has", False: "the merged checkpoint"}
+    return [f"{whose[each.text in inherited]}: {each.text}" for each in report.problems]
 
 
 def _report(
