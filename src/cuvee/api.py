@@ -135,7 +135,7 @@ def _merge(recipe: RecipeLike, out: Path, options: MergeOptions, progress: Progr
             settings = engine_settings(options)
             resumed, workers = run(plan, opened.recipe.text, place, locate, settings, progress, fresh=options.fresh)
             files, warnings = complete(opened, place.folder, target.name, options)
-            warnings = (*warnings, *_checked(place.folder, opened, options))
+            warnings = (*warnings, *_checked(place.folder, opened, options), *replaced_inputs(opened, target))
             place.publish()
         except OutputError as error:
             tell_lacking(error, place, plan.bytes_written)
@@ -221,6 +221,20 @@ def _without_effect(recipe: Recipe) -> list[str]:
     if any(slice_.residual_weight is not None for module in recipe.modules for slice_ in module.slices):
         said.append(f"{recipe.file}: residual_weight has no effect (nor has it in mergekit)")
     return said
+
+
+def replaced_inputs(opened: Opened, out: Path) -> list[str]:
+    """What to know of an output that takes the place of one of its inputs; nothing if it does not.
+
+    Nor if it is the current directory or holds it, where no merge is written.
+    """
+    target = Path(os.path.realpath(out))
+    if target in (here := Path.cwd(), *here.parents):
+        return []
+    files = local_files(opened.checkpoints.values()).values()
+    if not any(Path(os.path.realpath(place)).is_relative_to(target) for file in files for place in (file, file.parent)):
+        return []
+    return [f"{out} is an input of this recipe, and the merge takes its place: the same command then gives another"]
 
 
 @contextmanager
