@@ -49,8 +49,8 @@ class MergeReport:
     Attributes:
         out: the finished checkpoint.
         seconds: wall time, from reading the recipe to the final rename.
-        bytes_read: bytes of all input tensors used.
-        bytes_written: bytes of all weight files written.
+        bytes_read: bytes of all input tensors that this run used; an earlier run's, where it went on, do not count.
+        bytes_written: bytes of all weight files that this run wrote.
         peak_memory: largest resident size of this process so far and of its workers, in bytes (0 where the system does
             not tell).
         merged: tensors that went through a method.
@@ -319,19 +319,19 @@ def _report(
     out: Path,
     seconds: float,
     workers: int,
-    resumed: int,
+    resumed: Mapping[str, int],
     files: tuple[str, ...],
     warnings: tuple[str, ...],
 ) -> MergeReport:
     return MergeReport(
         out=out,
         seconds=seconds,
-        bytes_read=plan.bytes_read,
-        bytes_written=plan.bytes_written,
+        bytes_read=sum(op.bytes_read for op in plan.ops if op.name not in resumed),
+        bytes_written=plan.bytes_written - sum(resumed.values()),
         peak_memory=peak_memory(workers),
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
-        resumed=resumed,
+        resumed=len(resumed),
         dropped=tuple((plan.models[index].name, name) for index, name in plan.dropped),
         decisions=plan.decisions,
         files=files,
