@@ -67,13 +67,13 @@ class MergeOptions:
     overwrite: bool = option(False, "Replace OUT if it exists; the old one stays until the new one is complete.")
     fresh: bool = option(False, "Start over where an earlier run of the same merge could be gone on with.")
     strict: bool = option(False, "Treat recipe warnings, such as unknown keys, as errors.")
-    device: str = option(
-        "cpu",
-        "Where arithmetic runs: cpu (NumPy), cuda, cuda:1, cuda:0,cuda:1, mps, xpu, auto, or torch:cpu.",
+    device: str | None = option(
+        None,
+        "Where arithmetic runs: cpu (NumPy; the default), cuda, cuda:1, cuda:0,cuda:1, mps, xpu, auto, or torch:cpu.",
         metavar="DEV",
     )
     cuda: bool = option(False, "Short for --device cuda.")
-    multi_gpu: bool = option(False, "Use all CUDA devices.")
+    multi_gpu: bool = option(False, "Use all CUDA devices, with or without --device cuda.")
     threads: int = option(0, "Worker threads; 0 means one a core, up to 8.", "-j", "--num-threads", metavar="N")
     processes: int = option(0, "Worker processes that share the threads; 0 means as many as pay.", metavar="N")
     memory: str | int = option("1GiB", "Working memory to stay within.", metavar="SIZE")
@@ -104,9 +104,10 @@ class MergeOptions:
     write_threads: int = option(0, "Accepted; without effect.", metavar="N", legacy=True)
 
     def __post_init__(self) -> None:
-        """Refuses values of other types, and numbers that mean nothing."""
+        """Refuses values of other types, devices that contradict each other, and numbers that mean nothing."""
         for item in fields(self):
             _refuse_other_types(item, getattr(self, item.name))
+        self._refuse_other_devices()
         if self.threads < 0 or self.processes < 0:
             raise CuveeError(
                 "there cannot be so few workers",
@@ -114,12 +115,26 @@ class MergeOptions:
                 found=f"threads {self.threads}, processes {self.processes}",
             )
 
+    def _refuse_other_devices(self) -> None:
+        """In mergekit the short forms mean accelerators whatever --device says; here neither wins unseen."""
+        short = "multi_gpu" if self.multi_gpu else "gpu_rich" if self.gpu_rich else "cuda" if self.cuda else None
+        if short is None or self.device in (None, "auto", "cuda", "cuda:all"):
+            return
+        if short != "cuda" or not self.device.startswith("cuda"):
+            flag = "--" + short.replace("_", "-")
+            raise CuveeError(
+                f"--device {self.device[:40]} contradicts {flag}",
+                expected=f"--device cuda, auto or none beside {flag}",
+                fix=f"leave out one of them: --device {self.device[:40]}, or {flag}",
+                option="device",
+            )
+
     @property
     def devices(self) -> str:
         """The device string after the short forms."""
         if self.multi_gpu or self.gpu_rich:
             return "cuda:all"
-        return "cuda" if self.cuda and self.device == "cpu" else self.device
+        return self.device or ("cuda" if self.cuda else "cpu")
 
     @property
     def meaningless(self) -> tuple[str, ...]:

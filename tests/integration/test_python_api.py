@@ -90,7 +90,7 @@ def test_options_of_other_types_are_refused() -> None:
         ("threads", None, "a whole number"),
         ("threads", True, "a whole number"),
         ("threads", 1.5, "a whole number"),
-        ("device", 0, "text"),
+        ("device", 0, "text or None"),
         ("memory", 1.5, "text or a whole number"),
         ("memory", None, "text or a whole number"),
         ("overwrite", "no", "True or False"),
@@ -103,6 +103,35 @@ def test_options_of_other_types_are_refused() -> None:
         assert caught.value.expected is not None
         assert caught.value.expected.startswith(expected)
         assert caught.value.option == name
+
+
+@pytest.mark.parametrize(
+    ("given", "devices"),
+    [
+        ({}, "cpu"),
+        ({"device": "mps"}, "mps"),
+        ({"cuda": True}, "cuda"),
+        ({"cuda": True, "device": "cuda:1"}, "cuda:1"),
+        ({"cuda": True, "device": "auto"}, "auto"),
+        ({"multi_gpu": True}, "cuda:all"),
+        ({"multi_gpu": True, "device": "cuda"}, "cuda:all"),
+        ({"multi_gpu": True, "device": "auto", "cuda": True}, "cuda:all"),
+        ({"gpu_rich": True}, "cuda:all"),
+    ],
+)
+def test_short_forms_of_devices(given: Any, devices: str) -> None:
+    assert cuvee.MergeOptions(**given).devices == devices
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps", "torch:cpu"])
+@pytest.mark.parametrize("short", ["cuda", "multi_gpu", "gpu_rich"])
+def test_a_device_that_a_short_form_contradicts_is_refused(device: str, short: str) -> None:
+    given: dict[str, Any] = {"device": device, short: True}
+    if (device, short) == ("cuda:1", "cuda"):
+        assert cuvee.MergeOptions(**given).devices == "cuda:1"
+        return
+    with pytest.raises(CuveeError, match=f"--device {device} contradicts --{short.replace('_', '-')}"):
+        cuvee.MergeOptions(**given)
 
 
 def test_options_take_what_means_the_same(tmp_path: Path) -> None:
