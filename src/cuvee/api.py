@@ -49,8 +49,8 @@ class MergeReport:
     Attributes:
         out: the finished checkpoint.
         seconds: wall time, from reading the recipe to the final rename.
-        bytes_read: bytes of all input tensors used.
-        bytes_written: bytes of all weight files written.
+        bytes_read: bytes of all input tensors that this run used; an earlier run's, where it went on, do not count.
+        bytes_written: bytes of all weight files that this run wrote.
         peak_memory: largest resident size of this process so far and of its workers, in bytes (0 where the system does
             not tell).
         merged: tensors that went through a method.
@@ -135,7 +135,7 @@ def _merge(recipe: RecipeLike, out: Path, options: MergeOptions, progress: Progr
             settings = engine_settings(options)
             resumed, workers = run(plan, opened.recipe.text, place, locate, settings, progress, fresh=options.fresh)
             files, warnings = complete(opened, place.folder, target.name, options)
-            warnings = (*warnings, *_checked(place.folder, opened, options))
+            warnings = (*warnings, *_checked(place.folder, opened, options), *replaced_inputs(opened, target))
             place.publish()
         except OutputError as error:
             tell_lacking(error, place, plan.bytes_written)
@@ -223,6 +223,20 @@ def _without_effect(recipe: Recipe) -> list[str]:
     return said
 
 
+def replaced_inputs(opened: Opened, out: Path) -> list[str]:
+    """What to know of an output that takes the place of one of its inputs; nothing if it does not.
+
+    Nor if it is the current directory or holds it, where no merge is written.
+    """
+    target = Path(os.path.realpath(out))
+    if target in (here := Path.cwd(), *here.parents):
+        return []
+    files = local_files(opened.checkpoints.values()).values()
+    if not any(Path(os.path.realpath(place)).is_relative_to(target) for file in files for place in (file, file.parent)):
+        return []
+    return [f"{out} is an input of this recipe, and the merge takes its place: the same command then gives another"]
+
+
 @contextmanager
 def going_on(out: Path, *, overwrite: bool) -> Iterator[Workplace]:
     """A workplace where runs go on from what earlier ones left; when the body is done its folder replaces `out`."""
@@ -285,7 +299,7 @@ def _check_publishable(opened: Opened, options: MergeOptions) -> None:
 def _checked(partial: Path, opened: Opened, options: MergeOptions) -> list[str]:
     """What the cheap part of a check finds wrong with a finished merge, before it gets its name.
 
-    Headers that cannot be read back end the merge. The rest is said, unless it is so in the base already.
+    Headers that cannot be read back end the merge. The rest is said, and whether it is so in the base already.
     """
     if not options.safe_serialization:
         return []
@@ -296,7 +310,8 @@ def _checked(partial: Path, opened: Opened, options: MergeOptions) -> list[str]:
             raise OutputError(f"the merged weights cannot be read back: {finding.text}", fix=fix, path=str(partial))
     base = list(opened.checkpoints.values())[opened.plan.base]
     inherited = {finding.text for finding in structure(base, tokenizer=False)} if report.problems else set()
-    return [f"the merged checkpoint: {each.text}" for each in report.problems if each.text not in inherited]
+    whose = {True: "the base already has", False: "the merged checkpoint"}
+    return [f"{whose[each.text in inherited]}: {each.text}" for each in report.problems]
 
 
 def _report(
@@ -304,19 +319,19 @@ def _report(
     out: Path,
     seconds: float,
     workers: int,
-    resumed: int,
+    resumed: Mapping[str, int],
     files: tuple[str, ...],
     warnings: tuple[str, ...],
 ) -> MergeReport:
     return MergeReport(
         out=out,
         seconds=seconds,
-        bytes_read=plan.bytes_read,
-        bytes_written=plan.bytes_written,
+        bytes_read=sum(op.bytes_read for op in plan.ops if op.name not in resumed),
+        bytes_written=plan.bytes_written - sum(resumed.values()),
         peak_memory=peak_memory(workers),
         merged=len(plan.ops) - plan.copied,
         copied=plan.copied,
-        resumed=resumed,
+        resumed=len(resumed),
         dropped=tuple((plan.models[index].name, name) for index, name in plan.dropped),
         decisions=plan.decisions,
         files=files,

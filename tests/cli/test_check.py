@@ -104,6 +104,12 @@ def test_layers_that_share_their_tensors_are_no_problem(cuvee: Any, tmp_path: Pa
         num_attention_heads=2,
     )
     transformers.AlbertForMaskedLM(config).save_pretrained(tmp_path / "albert")
+    for how in ([], ["--quick"]):
+        state, text = findings(cuvee, tmp_path / "albert", *how)["layers"]
+        assert (state, text.split("; ")[1]) == ("note", "num_hidden_groups says that layers share their tensors")
+    config = json.loads((tmp_path / "albert" / "config.json").read_text())
+    del config["num_hidden_groups"]  # as it might be in a family that is not known here
+    (tmp_path / "albert" / "config.json").write_text(json.dumps(config))
     assert findings(cuvee, tmp_path / "albert", "--quick")["layers"][0] == "problem"
     state, text = findings(cuvee, tmp_path / "albert")["layers"]
     assert state == "note"
@@ -118,7 +124,24 @@ def recipe(family: Family) -> Path:
     return recipe
 
 
-def test_a_merge_says_what_is_wrong_with_its_result_but_not_with_its_base(
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        (99, "model.layers: num_hidden_layers is 99, and layers 3, 4, 5, 6, 7 and 91 more are not stored"),
+        ("three", "num_hidden_layers is 'three', which is no number of layers"),
+    ],
+)
+def test_a_merge_says_what_was_wrong_with_its_base_already(
+    layers: Any, told: str, cuvee: Any, family: Family, recipe: Path
+) -> None:
+    (family.path("a") / "config.json").write_text(json.dumps(family.config("a") | {"num_hidden_layers": layers}))
+    said = cuvee("merge", str(recipe), str(family.folder / "out"))
+    assert said.code == 0
+    assert f"warning: the base already has: {told}\n" in said.err
+    assert "the merged checkpoint" not in said.err
+
+
+def test_a_merge_says_what_is_wrong_with_its_result_apart_from_its_base(
     cuvee: Any, family: Family, recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cuvee import api
@@ -128,6 +151,7 @@ def test_a_merge_says_what_is_wrong_with_its_result_but_not_with_its_base(
     said = cuvee("merge", str(recipe), str(family.folder / "first"))
     assert said.code == 0
     assert "the merged checkpoint" not in said.err
+    assert "warning: the base already has: eos_token_id is 4000, and the embedding has " in said.err
     complete = api.complete
 
     def damaged(opened: Any, partial: Path, *rest: Any) -> Any:

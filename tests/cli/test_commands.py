@@ -136,6 +136,15 @@ def test_plan_for_people(cuvee: Any, ready: Path, llama: Family) -> None:
     assert "model.layers.2.self_attn.o_proj.weight" not in said.out
 
 
+def test_plan_tells_of_an_output_that_is_an_input(cuvee: Any, ready: Path, llama: Family) -> None:
+    for out, times in ((llama.path("b"), 1), (llama.folder, 1), ("out", 0)):
+        said = cuvee("plan", "recipe.yml", str(out), "--no-probe")
+        assert (said.code, said.err.count("is an input of this recipe")) == (0, times)
+    link = ready / "link"
+    link.symlink_to(llama.path("a"))
+    assert "is an input of this recipe" in cuvee("plan", "recipe.yml", "link", "--no-probe").err
+
+
 def test_plan_as_json(cuvee: Any, ready: Path, llama: Family) -> None:
     said = cuvee("plan", "recipe.yml", "--json")
     assert (said.code, said.err) == (0, "")

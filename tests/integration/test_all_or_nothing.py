@@ -250,8 +250,10 @@ def test_old_output_is_put_back_if_the_new_one_cannot_take_its_place(
 def test_overwrite_of_an_input_works_from_what_it_was(here: Path) -> None:
     family = make_llama(here / "family", names=("base", "a"))
     text = 'merge_method: linear\nmodels: [{model: "@base"}, {model: "@a"}]\nparameters: {weight: 0.5}\n'
-    cuvee.merge(recipe(text, family), here / "fresh")
-    cuvee.merge(recipe(text, family), family.path("a"), MergeOptions(overwrite=True))
+    assert "takes its place" not in "".join(cuvee.merge(recipe(text, family), here / "fresh").warnings)
+    report = cuvee.merge(recipe(text, family), family.path("a"), MergeOptions(overwrite=True))
+    (said,) = [line for line in report.warnings if "takes its place" in line]
+    assert said.startswith(f"{family.path('a')} is an input of this recipe")
     fresh, over = load_checkpoint(here / "fresh"), load_checkpoint(family.path("a"))
     assert {name for name in fresh if fresh[name].tobytes() != over[name].tobytes()} == set()
 

@@ -75,6 +75,70 @@ def test_all_kinds_of_recipes_give_the_same_weights(llama: Family, tmp_path: Pat
     assert len(set(weights.values())) == 1
 
 
+@pytest.mark.parametrize("given", [None, 3, [1], b"merge_method: linear\n"])
+def test_what_is_no_recipe_at_all_is_refused(given: Any, tmp_path: Path) -> None:
+    for call in (lambda: cuvee.merge(given, tmp_path / "out"), lambda: cuvee.plan(given)):
+        with pytest.raises(RecipeError, match=f"a recipe cannot be of type {type(given).__name__}") as caught:
+            call()
+        assert "a path, YAML text, a mapping" in str(caught.value.expected)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_other_types_are_refused() -> None:
+    refused: list[tuple[str, Any, str]] = [
+        ("threads", "2", "a whole number"),
+        ("threads", None, "a whole number"),
+        ("threads", True, "a whole number"),
+        ("threads", 1.5, "a whole number"),
+        ("device", 0, "text or None"),
+        ("memory", 1.5, "text or a whole number"),
+        ("memory", None, "text or a whole number"),
+        ("overwrite", "no", "True or False"),
+        ("strict", 1, "True or False"),
+        ("transformers_cache", 1, "text or a path or None"),
+    ]
+    for name, value, expected in refused:
+        with pytest.raises(CuveeError, match=f"the option {name} cannot be of type {type(value).__name__}") as caught:
+            cuvee.MergeOptions(**{name: value})
+        assert caught.value.expected is not None
+        assert caught.value.expected.startswith(expected)
+        assert caught.value.option == name
+
+
+@pytest.mark.parametrize(
+    ("given", "devices"),
+    [
+        ({}, "cpu"),
+        ({"device": "mps"}, "mps"),
+        ({"cuda": True}, "cuda"),
+        ({"cuda": True, "device": "cuda:1"}, "cuda:1"),
+        ({"cuda": True, "device": "auto"}, "auto"),
+        ({"multi_gpu": True}, "cuda:all"),
+        ({"multi_gpu": True, "device": "cuda"}, "cuda:all"),
+        ({"multi_gpu": True, "device": "auto", "cuda": True}, "cuda:all"),
+        ({"gpu_rich": True}, "cuda:all"),
+    ],
+)
+def test_short_forms_of_devices(given: Any, devices: str) -> None:
+    assert cuvee.MergeOptions(**given).devices == devices
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps", "torch:cpu"])
+@pytest.mark.parametrize("short", ["cuda", "multi_gpu", "gpu_rich"])
+def test_a_device_that_a_short_form_contradicts_is_refused(device: str, short: str) -> None:
+    given: dict[str, Any] = {"device": device, short: True}
+    if (device, short) == ("cuda:1", "cuda"):
+        assert cuvee.MergeOptions(**given).devices == "cuda:1"
+        return
+    with pytest.raises(CuveeError, match=f"--device {device} contradicts --{short.replace('_', '-')}"):
+        cuvee.MergeOptions(**given)
+
+
+def test_options_take_what_means_the_same(tmp_path: Path) -> None:
+    options = cuvee.MergeOptions(threads=np.int64(2), memory=1 << 20, transformers_cache=tmp_path)
+    assert (options.threads, options.memory, options.transformers_cache) == (2, 1 << 20, tmp_path)
+
+
 def test_plan_tells_what_merge_then_does(llama: Family, tmp_path: Path) -> None:
     planned = cuvee.plan(recipe(TEXT, llama))
     report = cuvee.merge(recipe(TEXT, llama), tmp_path / "out")

@@ -78,6 +78,10 @@ def test_work_is_done_once_and_the_result_is_the_same(first: int, then: int, fam
     options = MergeOptions(processes=then, threads=then, out_shard_size="20k", memory="512MiB")
     report = cuvee.merge(text, here / "out", options, events)
     assert report.resumed == events.told["resumed"]["tensors"] >= 10
+    left = [tensor.nbytes for name, tensor in family.state("a").items() if name in events.names]
+    assert report.bytes_read == 3 * sum(left)
+    headers = sum(8 + int.from_bytes(file.read_bytes()[:8], "little") for file in (here / "out").glob("*.safetensors"))
+    assert report.bytes_written == sum(left) + headers
     done = set(stopped.names[: report.resumed])
     assert len(events.names) == 30 - report.resumed
     assert not done & set(events.names)

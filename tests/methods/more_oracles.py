@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cuvee.numerics.random import derive_key, draw_below, hashed, uniform_bits
+from cuvee.numerics.random import derive_key, draw_below, hashed, uniform_bytes
 from methods.oracles import _MARGIN, _VANISHING, Case, Expected, Oracle, _add_up, _elect, _rescaled, _sum
 from support.checkpoints import Array
 
@@ -226,7 +226,7 @@ def _ranked(case: Case, density: Sequence[float], epsilon: Sequence[float]) -> l
             continue
         low, high = 256 * (share - spread), 256 * (share + spread)
         first, last = math.floor(low), math.ceil(high)
-        draws = uniform_bits(8, key, 0, rows)
+        draws = uniform_bytes(key, 0, rows)
         finer = hashed(np.arange(rows.size), derive_key(key, "rank"))
         keep = np.zeros(rows.size, bool)
         for index, draw in enumerate(draws.tolist()):

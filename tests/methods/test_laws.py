@@ -21,6 +21,7 @@ from support.checkpoints import DTYPES, Array, read_checkpoint, write_checkpoint
 from support.merging import merge_arrays, op_of, plan_of, scan_of, ulp
 
 SHAPES = {"layers.0.weight": (300, 1001), "norm.weight": (5003,), "scalar": ()}
+CUBES = {"conv.weight": (67, 9, 5), "experts.weight": (5, 31, 43)}
 DTYPE_CODES = ("F32", "BF16", "F16")
 BOTH = [(method, has_base) for method in METHODS for has_base in bases(spec_of(method))]
 LARGEST = {"F16": 65504.0, "BF16": 2.0**127 * (2 - 2.0**-7), "F32": 2.0**126}
@@ -31,7 +32,8 @@ def varied(dtype: str, seed: int = 5) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
     big = rng.normal(0, 1, (40, 257)) * np.exp2(rng.integers(-12, 8, (40, 257)))
     vector = np.array([0.0, -0.0, 1.0, -1.0, 2.0**-130, 2.0**-24, -(2.0**-15), 3.0, 0.1, -250.0])
-    return {name: values.astype(DTYPES[dtype]) for name, values in (("big", big), ("odd", vector))}
+    tensors = {"big": big, "odd": vector, "conv": big[:5, :45].reshape(5, 15, 3)}
+    return {name: values.astype(DTYPES[dtype]) for name, values in tensors.items()}
 
 
 def assert_same_within_a_rounding(result: Mapping[str, Array], model: Mapping[str, Array], dtype: str) -> None:
@@ -103,16 +105,16 @@ def merge_everything(folder: Path, dtype: str, **settings: Any) -> dict[str, Arr
     """One plan of all methods, over the same inputs: the tensors of each under its name."""
     folders = [folder / f"in{i}" for i in range(4)]
     if not folders[0].exists():
-        tensors = models(spec_of("ties"), dtype, SHAPES, has_base=True)
+        flat, deep = (models(spec_of("ties"), dtype, shapes, has_base=True) for shapes in (SHAPES, CUBES))
         for number, place in enumerate(folders):
-            write_checkpoint(place, tensors[number])
+            write_checkpoint(place, flat[number] | deep[number])
     opened = [open_checkpoint(Directory(place), place.name) for place in folders]
     ops = []
     for method, has_base in BOTH:
         spec = spec_of(method)
         count = input_count(spec)
         used = opened[: count + has_base]
-        for name in SHAPES:
+        for name in (*SHAPES, *CUBES):
             sources = [checkpoint.tensors[name] for checkpoint in used]
             label = f"{method}.{has_base}.{name}"
             ops.append(op_of(label, sources, dtype, method, arguments(spec, count), has_base))
@@ -131,7 +133,7 @@ def differing(first: Mapping[str, Array], second: Mapping[str, Array]) -> list[s
 
 def test_the_same_bytes_for_every_block_size_thread_count_and_process_count(tmp_path: Path) -> None:
     reference = merge_everything(tmp_path, "BF16", threads=1, block_elements=1 << 30)
-    assert len(reference) == len(BOTH) * len(SHAPES)
+    assert len(reference) == len(BOTH) * (len(SHAPES) + len(CUBES))
     for block_elements in (1024, 4096, 1 << 17):
         found = merge_everything(tmp_path, "BF16", threads=1, block_elements=block_elements)
         assert not differing(reference, found), f"blocks of {block_elements}"

@@ -18,7 +18,12 @@ from methods.oracles import ORACLES as FIRST_ORACLES
 from support.checkpoints import Array
 from support.merging import SEED, merge_arrays, ulp
 
-SHAPES = {"layers.0.weight": (170, 1000), "norm.weight": (4093,), "scalar": ()}
+SHAPES: dict[str, tuple[int, ...]] = {"layers.0.weight": (170, 1000), "norm.weight": (4093,), "scalar": ()}
+# Convolutions, experts in a stack, sizes that no power of two divides, rows of one.
+ODD_SHAPES: dict[str, tuple[int, ...]] = {
+    "conv.weight": (13, 5, 3), "conv2d.weight": (5, 3, 3, 3), "experts.weight": (3, 7, 11), "odd.weight": (9, 7),
+    "column.weight": (5, 1),
+}  # fmt: skip
 ORACLES = FIRST_ORACLES | MORE_ORACLES | NEW_ORACLES
 EXTRA = EXTRA_CASES | MORE_CASES | NEW_CASES
 CASES = [(name, extra) for name in METHODS for extra in ({}, *EXTRA.get(name, ()))]
@@ -45,17 +50,25 @@ def oracle(method: str, case: Case, chosen: dict[str, Any]) -> Expected:
     return staged(ORACLES[method](case, **own), case, chosen)
 
 
-def check(folder: Path, method: str, inputs: str, output: str, has_base: bool, extra: dict[str, Any]) -> None:
+def check(
+    folder: Path,
+    method: str,
+    inputs: str,
+    output: str,
+    has_base: bool,
+    extra: dict[str, Any],
+    shapes: dict[str, tuple[int, ...]] = SHAPES,
+) -> None:
     spec = spec_of(method)
-    given = models(spec, inputs, SHAPES, has_base=has_base)
+    given = models(spec, inputs, shapes, has_base=has_base)
     chosen = arguments(spec, input_count(spec), **extra)
     merged = merge_arrays(folder, method, given, chosen, dtype=output, has_base=has_base)
-    assert merged.keys() == SHAPES.keys()
+    assert merged.keys() == shapes.keys()
     for name, result in merged.items():
         wide = [model[name].astype(np.float64) for model in given]
         base, arrays = (wide[0], wide[1:]) if has_base else (None, wide)
         expected = oracle(method, Case(arrays, base, derive_key(SEED, name)), chosen)
-        assert result.shape == SHAPES[name]
+        assert result.shape == shapes[name]
         assert_close(result, expected, output, f"{method} {extra} {name}")
 
 
@@ -67,6 +80,13 @@ def test_every_registered_method_has_an_oracle() -> None:
 def test_equals_its_formula(method: str, extra: dict[str, Any], tmp_path: Path) -> None:
     for number, has_base in enumerate(bases(spec_of(method))):
         check(tmp_path / str(number), method, "F32", "F32", has_base, extra)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equals_its_formula_on_other_shapes(method: str, tmp_path: Path) -> None:
+    for number, extra in enumerate(({}, *EXTRA.get(method, ()))):
+        for has_base in bases(spec_of(method)):
+            check(tmp_path / f"{number}{has_base}", method, "F32", "F32", has_base, extra, ODD_SHAPES)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 from cuvee.checking.findings import Finding
 from cuvee.errors import CheckpointError
 from cuvee.layout.configs import parts, ties_embeddings
+from cuvee.layout.facts import LAYER_COUNT_KEYS, SHARED_LAYER_KEYS
 from cuvee.layout.layout import Layout, layout_of
 from cuvee.layout.ties import input_embedding, is_head, needs_head
 from cuvee.layout.vocabulary import vocabulary_axes, vocabulary_rows, vocabulary_size
@@ -52,20 +53,32 @@ def _layers(checkpoint: Checkpoint, layout: Layout) -> Iterator[Finding]:
         said, key = counts[0].value, ".".join(counts[0].path)
         if missing := sorted(set(range(said)) - numbers):
             text = f"{stack}: {key} is {said}, and layers {_some(missing)} are not stored"
-            yield Finding("layers", "problem", text)
+            shared = next((k for _, part in parts(checkpoint.config) for k in SHARED_LAYER_KEYS if k in part), None)
+            if shared:
+                yield Finding("layers", "note", f"{text}; {shared} says that layers share their tensors")
+            else:
+                yield Finding("layers", "problem", text)
             continue
         beyond = len([number for number in numbers if number >= said])
         told.append(f"{stack}: {said}" + (f" and {beyond} beyond them" if beyond else ""))
         if odd := _lacking(layout, stack, said):
             yield Finding("layers", "note", odd)
-    for path, part in parts(checkpoint.config):
-        types = part.get("layer_types")
-        count = part.get("num_hidden_layers")
+    yield from _layer_numbers(checkpoint.config)
+    if told:
+        yield Finding("layers", "ok", "; ".join(told))
+
+
+def _layer_numbers(config: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the config says of layers that cannot be, whatever is stored."""
+    for path, part in parts(config):
+        for key in LAYER_COUNT_KEYS:
+            if isinstance(part.get(key), (str, float, bool)):
+                text = f"{'.'.join((*path, key))} is {repr(part[key])[:40]}, which is no number of layers"
+                yield Finding("layers", "problem", text)
+        types, count = part.get("layer_types"), part.get("num_hidden_layers")
         if isinstance(types, list) and isinstance(count, int) and len(types) != count:
             where = ".".join((*path, "layer_types"))
             yield Finding("layers", "problem", f"{where} has {len(types)} entries for {count} layers")
-    if told:
-        yield Finding("layers", "ok", "; ".join(told))
 
 
 def _lacking(layout: Layout, stack: str, said: int) -> str | None:

@@ -74,7 +74,7 @@ def merge(recipe: Path, out: Path, verbose: bool, quiet: bool, log_json: Path | 
 def plan(recipe: Path, out: Path, as_json: bool, ops: bool, machine: str | None, probe: bool, **values: Any) -> None:
     """Show what merging RECIPE will read, write and take, without doing it.
 
-    OUT, if given, is where free disk space is looked up.
+    OUT, if given, is where free disk space is looked up, and told if it is one of RECIPE's inputs.
     """
     from cuvee import api
     from cuvee.cli import notes, show
@@ -86,7 +86,7 @@ def plan(recipe: Path, out: Path, as_json: bool, ops: bool, machine: str | None,
         click.echo(plan_to_json(opened.plan))
         return
     show.plan(opened.plan, api.cost(opened, out, options, machine=machine, probe=probe), with_ops=ops)
-    notes.warnings(opened.plan.warnings)
+    notes.warnings((*opened.plan.warnings, *api.replaced_inputs(opened, out)))
 
 
 @app.command()

@@ -5,6 +5,7 @@ What lies beside the weights, and how the result takes its place, is not known h
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from cuvee.engine.execute import EngineSettings, execute
@@ -25,8 +26,8 @@ def run(
     *,
     fresh: bool,
     stage: str = "merge",
-) -> tuple[int, int]:
-    """Writes all tensors that no earlier run has written; how many it had, and the bytes that worker processes took.
+) -> tuple[Mapping[str, int], int]:
+    """Writes what no earlier run has written; the tensors that one had, with bytes, and the bytes that workers took.
 
     Args:
         plan: what to do.
@@ -55,4 +56,4 @@ def run(
         workers = execute(plan, place.folder, settings, locate, journal.watching(progress), journal.done)
         progress.end()
         refuse_changed_files(identity, locate)
-    return len(journal.done), workers
+    return journal.done, workers

@@ -89,7 +89,6 @@ def claim(final: Path) -> Iterator[Workplace]:
     made = [parent for parent in place.home.parents if not parent.exists()]
     _refuse_foreign(place.home)
     try:
-        disk.make_directory(place.home)
         with locked(place.home / MARKER):
             try:
                 _end_publishing(place)
@@ -125,17 +124,19 @@ def tell_lacking(error: OutputError, place: Workplace, wanted: int) -> None:
 
 
 def _refuse_foreign(home: Path) -> None:
-    if (home.exists() or home.is_symlink()) and not (home / MARKER).is_file() and not _is_empty(home):
+    """Raises an OutputError unless `home` is a merge's, empty (its run was killed before it marked it) or not there."""
+    try:
+        held = [path.name for path in home.iterdir()]
+    except FileNotFoundError:  # or not any more
+        held = []
+    except OSError:
+        held = [home.name]
+    if MARKER not in held and (held or home.is_symlink()):
         raise OutputError(
             f"{home} is in the way: a merge works in a directory of this name, and this one is not a merge's",
             fix="move it away, or choose another output",
             path=str(home),
         )
-
-
-def _is_empty(home: Path) -> bool:
-    """Whether it is what a run leaves that was killed after making the directory and before marking it."""
-    return home.is_dir() and not home.is_symlink() and not any(home.iterdir())
 
 
 def _end_publishing(place: Workplace) -> None:

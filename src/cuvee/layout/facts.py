@@ -10,6 +10,8 @@ LAYER_COUNT_KEYS = (
 )  # fmt: skip
 # Config lists with an entry a layer that stand for the number of layers where no key holds it.
 LAYER_LISTS = ("layers_block_type", "block_types", "layer_types")
+# Keys of configs whose layers share tensors, so that fewer are stored than are counted.
+SHARED_LAYER_KEYS = ("num_hidden_groups", "num_layers_per_stack")
 # Where one key may count the layers of encoder and decoder, and the key that counts the decoder's alone.
 DECODER_COUNTS = {"num_layers": "num_decoder_layers"}
 # Words in the names of config lists that have one entry a layer.

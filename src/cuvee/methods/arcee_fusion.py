@@ -12,6 +12,7 @@ from cuvee.methods.spec import Prepared, Weights
 from cuvee.numerics.arrays import as_mask, like, namespace, to_numpy
 from cuvee.numerics.block import Array, Block
 from cuvee.numerics.kept import KEEPING, of_ranks
+from cuvee.numerics.rows import softmax_divergence
 from cuvee.numerics.scan import Scan
 
 
@@ -35,7 +36,7 @@ def weigh(scan: Scan) -> Importance:
 
     As in mergekit, a quantile is a value that is there: of n ordered ones that at place int(p (n - 1)).
     """
-    divergence = np.concatenate(scan.each(lambda block: to_numpy(_divergence(*block))))
+    divergence = np.concatenate(scan.each(lambda block: to_numpy(softmax_divergence(*block))))
     last = scan.size - 1
     ranks = (last // 4, last // 2, 3 * last // 4)
     first, median, third = of_ranks(scan, Importance(divergence, 0.0).of, ranks)
@@ -54,14 +55,3 @@ def arcee_fusion(weights: Weights, importance: Prepared[Importance]) -> Array:
     base, other = weights
     delta = other - base
     return base + delta * as_mask(importance.of(weights) >= importance.bound, delta)
-
-
-def _divergence(base: Array, other: Array) -> Array:
-    """KL(softmax(other) || softmax(base)) of each row, float64 `[rows]`: sum p (w_1 - w_0) - (lse_1 - lse_0)."""
-    xp = namespace(base)
-    w0, w1 = xp.astype(base, xp.float64), xp.astype(other, xp.float64)
-    w0, w1 = w0 - xp.max(w0, axis=-1, keepdims=True), w1 - xp.max(w1, axis=-1, keepdims=True)
-    p = xp.exp(w1)
-    total = xp.sum(p, axis=-1)
-    shift = xp.sum(p * (w1 - w0), axis=-1) / total
-    return xp.clip(shift - xp.log(total / xp.sum(xp.exp(w0), axis=-1)), 0.0, None)

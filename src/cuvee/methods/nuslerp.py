@@ -6,11 +6,11 @@ from typing import Any
 
 from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import Deltas, PerModel, Prepared
-from cuvee.numerics.arrays import device_of, namespace
+from cuvee.numerics.arrays import namespace
 from cuvee.numerics.block import Array, Block
 from cuvee.numerics.combine import weighted_sum
 from cuvee.numerics.geometry import slerp_coefficients
-from cuvee.numerics.rows import row_dots, slerp_ratios
+from cuvee.numerics.rows import of_block, row_dots, slerp_ratios
 from cuvee.numerics.scan import Scan
 
 _PARALLEL = 1.0 - 1e-15  # only where the arc is undefined: sin(angle) below 1e-8
@@ -54,19 +54,8 @@ def nuslerp(
     elif isinstance(coefficients[0], float):
         return weighted_sum(deltas, coefficients)
     else:
-        coefficients = _of_rows(coefficients[0], deltas), _of_rows(coefficients[1], deltas)
+        coefficients = of_block(coefficients[0], deltas), of_block(coefficients[1], deltas)
     return _by_vector(deltas, coefficients)
-
-
-def _of_rows(coefficients: Array, deltas: Block) -> Array:
-    """The coefficients of the block's rows: of one row for all in a matrix, of as many as lie between in a cube."""
-    if coefficients.shape[0] == 1:
-        return coefficients
-    xp = namespace(coefficients)
-    rows, columns = deltas[0].shape
-    first = deltas.start // columns
-    rows_of = xp.arange(first, first + rows, **device_of(coefficients)) % coefficients.shape[0]
-    return xp.take(coefficients, rows_of, axis=0)
 
 
 def _by_vector(deltas: Block, coefficients: tuple[Any, Any]) -> Array:

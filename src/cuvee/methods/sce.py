@@ -11,7 +11,8 @@ from cuvee.methods.registry import merge_method
 from cuvee.methods.spec import Deltas, Prepared, Share
 from cuvee.numerics.arrays import as_mask, sum_of
 from cuvee.numerics.block import Array, Block
-from cuvee.numerics.kept import KEEPING, KeptScores, keep_scores
+from cuvee.numerics.combine import variance_of
+from cuvee.numerics.kept import KEEPING, KeptScores, largest_share
 from cuvee.numerics.scan import Product, Scan
 from cuvee.numerics.select import KEEP_ALL, Cut
 
@@ -21,16 +22,16 @@ class Selection:
     """Which positions stay, and how much each model counts."""
 
     cut: Cut
-    weights: tuple[float, ...]
     kept: KeptScores | None = None
     """The variances of a tensor of moderate size."""
+    weights: tuple[float, ...] = ()
 
     def mask(self, deltas: Block) -> Array | float:
         """1 at the selected positions, else 0."""
         if self.cut == KEEP_ALL:
             return 1.0
         near = self.kept is not None and isinstance(deltas[0], np.ndarray)
-        variance = self.kept.of(deltas) if self.kept is not None and near else _variance(deltas)
+        variance = self.kept.of(deltas) if self.kept is not None and near else variance_of(deltas)
         return as_mask(self.cut.keep(variance, deltas.start), deltas[0])
 
     def squares(self, deltas: Block) -> list[Product]:
@@ -41,24 +42,14 @@ class Selection:
 
 def select(scan: Scan, *, select_topk: float, uniform_below: float) -> Selection:
     """The positions of largest variance across the models, and the models' shares of the squares there."""
-    chosen = Selection(KEEP_ALL, ())
+    chosen = Selection(KEEP_ALL)
     if select_topk < 1.0:
-        chosen = _largest(scan, select_topk)
+        chosen = Selection(*largest_share(scan, variance_of, select_topk))
     squares = scan.sum(chosen.squares) / max(scan.size, 1)
     total = float(squares.sum())
     if total <= 0 or total < uniform_below:
         return replace(chosen, weights=(1.0 / scan.models,) * scan.models)
     return replace(chosen, weights=tuple(float(square / total) for square in squares))
-
-
-def _largest(scan: Scan, share: float) -> Selection:
-    """The positions of largest variance: `share` of those where it is not zero."""
-    kept = keep_scores(scan, _variance)
-    if kept is not None:
-        return Selection(kept.kth_largest(int(share * np.count_nonzero(kept.values))), (), kept)
-    nonzero = scan.sum(lambda block: [as_mask(_variance(block) != 0, block[0])])[0]
-    (cut,) = scan.kth_largest(lambda block: [_variance(block)], [int(share * nonzero)])
-    return Selection(cut, ())
 
 
 @merge_method(
@@ -93,16 +84,3 @@ def sce(
     """
     elected = elect_along(deltas.arrays, selection.weights, sum_of(deltas), normalize=True)
     return elected * selection.mask(deltas)
-
-
-def _variance(block: Block) -> Array:
-    """The variance across the models, element by element."""
-    mean = sum_of(block) / len(block)
-    gap = block[0] - mean
-    total = gap * gap
-    for delta in block.arrays[1:]:
-        gap = delta - mean
-        gap *= gap
-        total += gap
-    total /= len(block)
-    return total

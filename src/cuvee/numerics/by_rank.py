@@ -10,7 +10,7 @@ import math
 
 from cuvee.numerics.arrays import namespace
 from cuvee.numerics.block import Array
-from cuvee.numerics.random import derive_key, draw_below, hashed, uniform_bits
+from cuvee.numerics.random import derive_key, draw_below, hashed, uniform_bytes
 
 
 def draw_by_rank(values: Array, low: float, high: float, key: int, start: int) -> Array:
@@ -33,7 +33,7 @@ def draw_by_rank(values: Array, low: float, high: float, key: int, start: int) -
     first, last = math.floor(low * 2**8), math.ceil(high * 2**8)
     if low >= high or not others:
         return draw_below((low + high) / 2, key, start, values)
-    draws = uniform_bits(8, key, start, values)
+    draws = uniform_bytes(key, start, values)
     kept = draws < first
     (open_,) = xp.nonzero((draws >= first) & (draws <= last - 1))
     bits = hashed(open_ + start, derive_key(key, "rank"))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from cuvee.numerics.arrays import sum_of
-from cuvee.numerics.block import Array
+from cuvee.numerics.block import Array, Block
 
 _VANISHING = 1e-8
 
@@ -50,3 +50,16 @@ def divisor(weights: Sequence[float]) -> float:
 def vanishes(total: float) -> bool:
     """Whether a sum of weights is nothing but rounding."""
     return abs(total) <= _VANISHING
+
+
+def variance_of(block: Block) -> Array:
+    """The variance across the block's arrays, element by element."""
+    mean = sum_of(block) / len(block)
+    gap = block[0] - mean
+    total = gap * gap
+    for array in block.arrays[1:]:
+        gap = array - mean
+        gap *= gap
+        total += gap
+    total /= len(block)
+    return total

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cuvee.numerics.arrays import to_numpy
+from cuvee.numerics.arrays import as_mask, to_numpy
 from cuvee.numerics.block import Array, Block
 from cuvee.numerics.order import of_ranks as values_of_ranks
 from cuvee.numerics.scan import GRAIN, Scan
@@ -100,3 +100,13 @@ def of_ranks(scan: Scan, score: Callable[[Block], Array], ranks: Sequence[int]) 
         return tuple(value for (value,) in kept.ranked([(rank,) for rank in ranks]))
     cuts = scan.kth_largest(lambda block: [score(block)] * len(ranks), [scan.size - rank for rank in ranks])
     return tuple(cut.value for cut in cuts)
+
+
+def largest_share(scan: Scan, score: Callable[[Block], Array], share: float) -> tuple[Cut, KeptScores | None]:
+    """The cut that keeps `share` of the elements whose non-negative score is not zero; and the scores, where kept."""
+    kept = keep_scores(scan, score)
+    if kept is not None:
+        return kept.kth_largest(int(share * np.count_nonzero(kept.values))), kept
+    nonzero = scan.sum(lambda block: [as_mask(score(block) != 0, block[0])])[0]
+    (cut,) = scan.kth_largest(lambda block: [score(block)], [int(share * nonzero)])
+    return cut, None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def draw_below(probability: float, key: int, start: int, like: Array) -> Array:
         return xp.ones(like.shape, dtype=xp.bool, **device_of(like))
     scaled = max(probability, 0.0) * 2.0**8
     bound = int(scaled)
-    draws = uniform_bits(8, key, start, like)
+    draws = uniform_bytes(key, start, like)
     below = draws < (np.uint8(bound) if isinstance(draws, np.ndarray) else bound)
     if rest := scaled - bound:
         (edge,) = xp.nonzero(draws == bound)
@@ -46,19 +46,17 @@ def draw_below(probability: float, key: int, start: int, like: Array) -> Array:
     return below.reshape(like.shape)
 
 
-def uniform_bits(bits: Literal[8, 16], key: int, start: int, like: Array) -> Array:
-    """So many uniform bits for each element of `like`, flat: uint8 or uint16 in NumPy, int64 in torch."""
-    each = 32 // bits
+def uniform_bytes(key: int, start: int, like: Array) -> Array:
+    """Eight uniform bits for each element of `like`, flat: uint8 in NumPy, int64 in torch."""
     size = math.prod(like.shape)
-    first, last = start // each, -(-(start + size) // each) if size else start // each
+    first, last = start // 4, -(-(start + size) // 4) if size else start // 4  # a hash serves four elements
     xp = namespace(like)
     if isinstance(like, np.ndarray):
-        draws = _hashed_32(first, last - first, key).astype("<u4", copy=False).view(f"<u{bits // 8}")
+        draws = _hashed_32(first, last - first, key).astype("<u4", copy=False).view(np.uint8)
     else:
         whole = hashed(xp.arange(first, last, dtype=xp.int64, **device_of(like)), key)
-        mask = (1 << bits) - 1
-        draws = xp.reshape(xp.stack([(whole >> shift) & mask for shift in range(0, 32, bits)], axis=1), (-1,))
-    return draws[start % each : start % each + size]
+        draws = xp.reshape(xp.stack([(whole >> shift) & 0xFF for shift in range(0, 32, 8)], axis=1), (-1,))
+    return draws[start % 4 : start % 4 + size]
 
 
 def hashed(index: Array, key: int) -> Array:

@@ -6,14 +6,41 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cuvee.numerics.arrays import namespace
-from cuvee.numerics.block import Array
+from cuvee.numerics.arrays import device_of, namespace
+from cuvee.numerics.block import Array, Block
 
 
 def row_dots(a: Array, b: Array) -> Array:
     """The dot product of each row of `a` with that of `b`, both `[rows, columns]`: float64 `[rows, 1]`."""
     xp = namespace(a)
     return xp.sum(xp.astype(a, xp.float64) * xp.astype(b, xp.float64), axis=-1, keepdims=True)
+
+
+def of_block(found: Array, block: Block) -> Array:
+    """What was found for the rows of a matrix, or of each matrix in a stack, for the rows of a block.
+
+    Args:
+        found: `[rows of a matrix, columns]`, or `[1, columns]` where all rows share it.
+        block: rows `[rows, columns]` of all matrices end to end.
+
+    """
+    if found.shape[0] == 1:
+        return found
+    xp = namespace(found)
+    rows, columns = block[0].shape
+    first = block.start // columns
+    return xp.take(found, xp.arange(first, first + rows, **device_of(found)) % found.shape[0], axis=0)
+
+
+def softmax_divergence(base: Array, other: Array) -> Array:
+    """KL(softmax(other) || softmax(base)) of each row, float64 `[rows]`: sum p (w_1 - w_0) - (lse_1 - lse_0)."""
+    xp = namespace(base)
+    w0, w1 = xp.astype(base, xp.float64), xp.astype(other, xp.float64)
+    w0, w1 = w0 - xp.max(w0, axis=-1, keepdims=True), w1 - xp.max(w1, axis=-1, keepdims=True)
+    p = xp.exp(w1)
+    total = xp.sum(p, axis=-1)
+    shift = xp.sum(p * (w1 - w0), axis=-1) / total
+    return xp.clip(shift - xp.log(total / xp.sum(xp.exp(w0), axis=-1)), 0.0, None)
 
 
 def mid_ranks(values: Array) -> Array:

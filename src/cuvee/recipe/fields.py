@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -76,6 +77,13 @@ def dtype(data: Any, path: Path, notes: Notes, *, what: str) -> str | None:
     code = code_of(name.strip())
     if code in ("F16", "BF16", "F32", "F64", "I64"):
         return code
+    if re.match(r"float8|fp8|f8", name.removeprefix("torch.").strip().lower()):
+        raise notes.error(
+            f"the {what} {shown(name)} is read, not written",
+            path,
+            expected=", ".join(DTYPES),
+            fix="merge into bfloat16; inference engines make float8 of it with scales of their own",
+        )
     short = {
         "bf16": "bfloat16",
         "fp16": "float16",

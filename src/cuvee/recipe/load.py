@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cuvee.methods.spec import MethodSpec
 from cuvee.recipe import fields
 from cuvee.recipe.check import check_recipe
 from cuvee.recipe.keys import KEYS, MISSING, check_keys
-from cuvee.recipe.notes import Notes, nearest
+from cuvee.recipe.notes import Notes, nearest, shown
 from cuvee.recipe.schema import Recipe
 from cuvee.recipe.structure import Body
 from cuvee.recipe.tokens import read_tokenizer, read_tokenizer_source
@@ -36,7 +37,7 @@ def load_recipe(
         trust_remote_code: run the Python file that the recipe's `merge_method` may name.
 
     Raises:
-        RecipeError: if it cannot be read or means nothing; facts `file`, `line` and `path`.
+        RecipeError: if it is none of these, cannot be read or means nothing; facts `file`, `line` and `path`.
     """
     if isinstance(source, Recipe):
         _, warnings = _build(source.raw, source.marks, source.text, strict=strict, trust=trust_remote_code)
@@ -49,6 +50,12 @@ def load_recipe(
         except RecipeError as error:
             raise Notes(marks).placed(error, ()) from None
         return _build(data, marks, "", strict=strict, trust=trust_remote_code)
+    if not isinstance(source, (str, PathLike)):
+        raise RecipeError(
+            f"a recipe cannot be of type {type(source).__name__}",
+            expected="a path, YAML text, a mapping or a recipe that was loaded",
+            found=shown(source),
+        )
     if isinstance(source, str) and ("\n" in source or ": " in source):
         text, file = source, "recipe"
     else:

@@ -21,7 +21,9 @@ _PAUSE_SECONDS = 0.05
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock on `path`, a file in a directory that exists; it names the process that holds it.
+    """Holds the lock on the file `path`, which is made with its directory; it names the process that holds it.
+
+    A holder who is done may remove both, whenever that is: they are then made anew.
 
     Raises:
         OutputError: if another process holds it, or it cannot be made. Facts: `path`, `owner` (its process id).
@@ -39,9 +41,13 @@ def locked(path: Path) -> Iterator[None]:
 def _acquire(path: Path) -> int:
     give_up = time.monotonic() + _PATIENCE_SECONDS
     while True:
+        disk.make_directory(path.parent)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
         except OSError as error:
+            if error.errno == errno.ENOENT and time.monotonic() < give_up:
+                time.sleep(_PAUSE_SECONDS)  # another process has removed the directory just now
+                continue
             raise OutputError(f"cannot write {path}: {error.strerror}", path=str(path), errno=error.errno) from error
         free = _try_to_lock(descriptor)
         if free and _still_there(descriptor, path):

@@ -65,7 +65,7 @@ def _open_checkpoints(recipe: Recipe, options: MergeOptions) -> dict[ModelRef, C
 def _under_names_of(base: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
     mine, theirs = ({(name, source.shape) for name, source in each.tensors.items()} for each in (checkpoint, base))
     if mine <= theirs or theirs <= mine:
-        return checkpoint  # as most models are: they need none of what follows
+        return checkpoint  # as most models are: the modules that know the rest are not even loaded for them
     from cuvee.views.names import matched
 
     return matched(checkpoint, base)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +112,33 @@ def test_a_directory_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="is in the way"), claim(tmp_path / "out"):
         pass
     assert tree(tmp_path) == {"out.partial/f": "x"}
+
+
+def test_a_directory_that_goes_while_it_is_looked_at_was_another_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that ends just then removes its directory: between any two of our looks, and before we hold the lock."""
+    stopped(tmp_path / "out", KeyboardInterrupt(), "a")
+    home, looks = tmp_path / "out.partial", [Path.exists, Path.is_file, Path.is_dir, Path.iterdir]
+
+    def going(look: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def found(path: Path) -> Any:
+            answer = look(path)
+            if path in (home, home / ".cuvee-merge"):
+                shutil.rmtree(home, ignore_errors=True)
+            return answer
+
+        return found
+
+    for look in looks:
+        home.mkdir(exist_ok=True)
+        (home / ".cuvee-merge").write_text("12345")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, look.__name__, going(look))
+            with claim(tmp_path / "out") as place:
+                patch.undo()
+                assert (place.home / ".cuvee-merge").is_file()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_an_older_version_left_is_replaced(tmp_path: Path) -> None:

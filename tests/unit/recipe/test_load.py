@@ -106,7 +106,8 @@ def test_dtypes(name, code):
     [
         (TEXT.replace("torch.bfloat16", "bfloat"), 6, ["unknown dtype 'bfloat'", "did you mean bfloat16?"]),
         (TEXT.replace("torch.bfloat16", "bf16"), 6, ["did you mean bfloat16?"]),
-        (TEXT.replace("torch.bfloat16", "float8_e4m3fn"), 6, ["unknown dtype"]),
+        (TEXT.replace("bfloat16", "float8_e4m3fn"), 6, ["is read, not written", "float16, float32", "into bfloat16;"]),
+        (TEXT.replace("float32", "fp8"), 7, ["the out_dtype 'fp8' is read, not written"]),
         (TEXT.replace("torch.bfloat16", "16"), 6, ["dtype must be text"]),
         (TEXT.replace("float32", "flaot32"), 7, ["unknown out_dtype", "float32?"]),
         (TEXT.replace(" linear", " dare-ties"), 2, ["unknown merge method 'dare-ties'", "did you mean 'dare_ties'?"]),

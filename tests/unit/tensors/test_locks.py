@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cuvee.errors import OutputError
-from cuvee.tensors import locks
+from cuvee.tensors import disk, locks
 from cuvee.tensors.locks import locked
 
 HOLD = """
@@ -77,6 +77,25 @@ def test_a_lock_on_a_file_that_its_holder_removed_is_taken_anew(
     assert len(waited) >= 3
 
 
+def test_a_directory_that_its_holder_removed_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder that is done removes the directory too, perhaps between our making it and our opening the file."""
+    path, make, made = tmp_path / "work" / "lock", disk.make_directory, []
+
+    def just_removed(directory: Path) -> None:
+        make(directory)
+        made.append(directory)
+        if len(made) == 1:
+            directory.rmdir()
+
+    monkeypatch.setattr(disk, "make_directory", just_removed)
+    with locked(path):
+        assert path.read_text().strip() == str(os.getpid())
+    assert made == [path.parent] * 2
+
+
 def test_a_place_where_nothing_can_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write"), locked(tmp_path / "absent" / "lock"):
-        pass
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "absent" / "lock")
+    for path in (tmp_path / "file" / "lock", tmp_path / "link"):
+        with pytest.raises(OutputError, match="cannot write"), locked(path):
+            pass
