@@ -6,8 +6,7 @@ Three models of Qwen2.5-0.5B's shape (494 M parameters, tied) are merged: all of
 another. The union has more rows to merge, too; `longer` is a merge without a union of models with that many rows. CPU
 time counts worker processes. Planning a union makes its tokenizer, too. Run it on a quiet machine.
 
-`--size 3b` takes Qwen2.5-3B's shape; models of one vocabulary are then one file under several names, so that all fit
-into the page cache.
+`--size 1.5b` takes Qwen2.5-1.5B's shape, and 16 GB of page cache.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-SHAPES = {"0.5b": (896, 128, 4864, 24), "3b": (2048, 256, 11008, 36)}
+SHAPES = {"0.5b": (896, 128, 4864, 24), "1.5b": (1536, 256, 8960, 28)}
 """Width, width of keys and values, width of the feed-forward part, layers."""
 
 
@@ -61,8 +60,8 @@ def tokenizer(count: int, seed: int, shared: float) -> Tokenizer:
     return Tokenizer(BPE({token: number for number, token in enumerate(tokens)}, merges))
 
 
-def model(folder: Path, made: Tokenizer | None, rows: int, seed: int, size: str, weights: Path | None = None) -> Path:
-    """A tied bfloat16 model of one of Qwen2.5's shapes, of random weights or those of another."""
+def model(folder: Path, made: Tokenizer | None, rows: int, seed: int, size: str) -> Path:
+    """A tied bfloat16 model of one of Qwen2.5's shapes and of random weights."""
     width, narrow, wide, layers = SHAPES[size]
     folder.mkdir(parents=True)
     if made is not None:
@@ -72,18 +71,15 @@ def model(folder: Path, made: Tokenizer | None, rows: int, seed: int, size: str,
     def matrix(*shape: int) -> np.ndarray:
         return rng.integers(0x3C00, 0x3D00, shape, dtype=np.uint16).view(ml_dtypes.bfloat16)
 
-    if weights is not None:
-        (folder / "model.safetensors").symlink_to(weights / "model.safetensors")
-    else:
-        state = {"model.embed_tokens.weight": matrix(rows, width), "model.norm.weight": matrix(width)}
-        shapes = {"self_attn.q_proj": (width, width), "self_attn.k_proj": (narrow, width),
-                  "self_attn.v_proj": (narrow, width), "self_attn.o_proj": (width, width),
-                  "mlp.gate_proj": (wide, width), "mlp.up_proj": (wide, width),
-                  "mlp.down_proj": (width, wide)}  # fmt: skip
-        for layer in range(layers):
-            for name, shape in shapes.items():
-                state[f"model.layers.{layer}.{name}.weight"] = matrix(*shape)
-        save_file(state, folder / "model.safetensors")
+    state = {"model.embed_tokens.weight": matrix(rows, width), "model.norm.weight": matrix(width)}
+    shapes = {"self_attn.q_proj": (width, width), "self_attn.k_proj": (narrow, width),
+              "self_attn.v_proj": (narrow, width), "self_attn.o_proj": (width, width),
+              "mlp.gate_proj": (wide, width), "mlp.up_proj": (wide, width),
+              "mlp.down_proj": (width, wide)}  # fmt: skip
+    for layer in range(layers):
+        for name, shape in shapes.items():
+            state[f"model.layers.{layer}.{name}.weight"] = matrix(*shape)
+    save_file(state, folder / "model.safetensors")
     config = {"vocab_size": rows, "num_hidden_layers": layers, "tie_word_embeddings": True, "hidden_size": width}
     (folder / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"], **config}))
     return folder
@@ -139,8 +135,7 @@ def main() -> None:
             made |= {"long1": None, "long2": None, "long3": None}
         for seed, (name, vocabulary) in enumerate(made.items()):
             if not (folder / name).exists():
-                same = (folder / "base").resolve() if given.size != "0.5b" and name in ("twin", "other") else None
-                model(folder / name, vocabulary, given.tokens if vocabulary else joined, seed, given.size, same)
+                model(folder / name, vocabulary, given.tokens if vocabulary else joined, seed, given.size)
         print(f"{given.tokens} tokens each, {joined} together")
         homes = {name: folder / name for name in made}
         wanted = {"plain": recipe_of(given.method, [homes[name] for name in ("base", "twin", "other")])}
