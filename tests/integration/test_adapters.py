@@ -68,6 +68,11 @@ def config_of(kind: str) -> Any:
             image_token_index=39,
             architectures=["LlavaForConditionalGeneration"],
         )  # fmt: skip
+    if kind == "t5":
+        return t.T5Config(
+            d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, vocab_size=40, decoder_start_token_id=0,
+            architectures=["T5ForConditionalGeneration"],
+        )  # fmt: skip
     if kind == "whisper":
         return t.WhisperConfig(
             d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
@@ -344,6 +349,19 @@ def test_a_tied_head_by_another_name(settings: dict[str, Any], base_of: Callable
         running = PeftModel.from_pretrained(load_model(base), adapter).eval().base_model.model(**inputs).logits
         merged = load_model(tmp_path / "out").eval()(**inputs).logits
     assert (running - merged).abs().max() <= 1e-5 * running.abs().max()
+
+
+def test_what_encoder_and_decoder_share_may_be_saved_under_every_name(
+    base_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = base_of("t5")
+    settings = {"modules_to_save": ["shared", "lm_head"], "ensure_weight_tying": True}
+    adapter = save_adapter(base, lora(target_modules=["q"], **settings)(), tmp_path / "adapter")
+    held = load_file(adapter / "adapter_model.safetensors")
+    assert "base_model.model.encoder.embed_tokens.weight" in held
+    got = passthrough(f"{base}+{adapter}", tmp_path / "out")
+    assert got.keys() == load_checkpoint(base).keys()
+    assert got["shared.weight"].tobytes() == held["base_model.model.shared.weight"].tobytes()
 
 
 def test_added_tokens_resize_the_vocabulary(base_of: Callable[[str], Path], tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cuvee.errors import PlanError
-from cuvee.layout.facts import EMBEDDINGS, HEADS
+from cuvee.layout.facts import EMBEDDINGS, FAMILY_HEADS, HEADS, SHARED
 from cuvee.layout.names import ends_with
-from cuvee.layout.ties import tied_embedding
+from cuvee.layout.ties import head_name, input_embedding, tied_embedding
 from cuvee.lora.options import ExtractOptions
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, is_quantised
@@ -135,7 +135,9 @@ def _pairs(model: Checkpoint, base: Checkpoint, options: ExtractOptions) -> Iter
             kind = "bias"
         elif leaf == "weight" and len(tuned.shape) == 2 and not _matches(name, options.save_module):
             if ends_with(name, EMBEDDINGS) or last in _OTHER_EMBEDDINGS:
-                kind = "embedding" if options.embed_lora else "whole"
+                # PEFT gives what encoder and decoder share, and Whisper's head, factors that it cannot run.
+                runs = not ends_with(name, (SHARED,)) and model.config.get("model_type") not in FAMILY_HEADS
+                kind = "embedding" if options.embed_lora and runs else "whole"
             elif last not in _ROUTERS:
                 kind = "linear" if options.embed_lora or not ends_with(name, HEADS) else "whole"
         elif leaf in STACKS and len(tuned.shape) == 3 and not _matches(f"{name}.weight", options.save_module):
@@ -198,9 +200,13 @@ def _check_complete(model: Checkpoint, base: Checkpoint) -> None:
 
 
 def _tied_head(model: Checkpoint, base: Checkpoint) -> str | None:
-    """`lm_head` if neither checkpoint holds a head and the config ties one to the embedding."""
+    """The head's module if neither checkpoint holds a head and the config ties one to the embedding."""
     architectures = model.config.get("architectures") or ()
     generative = any(str(name).endswith(GENERATIVE) for name in architectures)
     stored = any(ends_with(name, HEADS) for checkpoint in (model, base) for name in checkpoint.tensors)
     tied = model.config.get("tie_word_embeddings", model.config.get("text_config", {}).get("tie_word_embeddings", True))
-    return "lm_head" if generative and tied and not stored else None
+    if not generative or not tied or stored:
+        return None
+    embedding = input_embedding(model.tensors)
+    name = head_name(embedding, model.config) if embedding else None
+    return (name or HEADS[0]).removesuffix(".weight")

@@ -15,7 +15,7 @@ from cuvee.adapters.adapter import Adapter, AdapterModule
 from cuvee.errors import PlanError
 from cuvee.layout.configs import parts, roles, ties_embeddings
 from cuvee.layout.facts import HEADS
-from cuvee.layout.ties import head_name, input_embedding, is_head
+from cuvee.layout.ties import head_name, input_embedding, is_head, tied_to
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.location import Location
 from cuvee.tensors.reference import WITH_ADAPTER
@@ -82,13 +82,12 @@ class _View:
         """Puts the tensors that the adapter brings whole in the place of the base's."""
         names = {path: self._name_of(path) for path in self.adapter.whole}
         brought = {name: self.adapter.whole[path] for path, name in names.items()}
-        head, embedding = brought.get(self._head), brought.get(self._tied_to or "")
-        one = head is not None and embedding is not None and self._same(head, embedding)
+        head = brought.get(self._head)
         for path, stored in self.adapter.whole.items():
             name = names[path]
-            if name == self._head and one:
-                continue  # tied, and saved under both names
             if name not in self.base.tensors:
+                if (twin := brought.get(self._twin(name) or "")) is not None and self._same(stored, twin):
+                    continue  # tied, and saved under both names
                 if pieces := self._pieces(path, stored):
                     self.tensors |= pieces
                     continue
@@ -102,7 +101,7 @@ class _View:
                     found = f"a whole tensor of shape {list(stored.shape)}"
                     raise misfit(Target(name, known, None, ""), self.adapter, found)
                 self._edits["vocab_size"] = stored.shape[0]
-            if name == self._tied_to and head is None:
+            if name == self._tied_to and (head is None or not self._same(head, stored)):
                 self.untie(stored if resized else self.tensors[name])
             elif name == self._head and self._tied_to:
                 self.untie(stored)
@@ -163,6 +162,10 @@ class _View:
         """The base's name of a tensor that the adapter calls `path`; a tied head's, which the base does not store."""
         found = self._names.find(path)
         return self._head if found is None and self._tied_to and is_head(path) else found or path
+
+    def _twin(self, name: str) -> str | None:
+        """What a tensor that the base does not store is tied to: a head, or what encoder and decoder share."""
+        return self._tied_to if name == self._head else None if is_head(name) else tied_to(self.base.tensors, name)
 
     def _pieces(self, path: str, stored: Source) -> dict[str, Source] | None:
         block, _, leaf = path.rpartition(".")
