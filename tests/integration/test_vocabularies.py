@@ -316,6 +316,27 @@ def test_sizes_that_differ_are_refused_with_the_tokens(tmp_path: Path) -> None:
     assert any("7 tokens of" in line for line in report.warnings)
 
 
+def test_force_without_a_source_means_the_base_or_the_mean(models: dict[str, Path], tmp_path: Path) -> None:
+    settings = {"source": "union", "tokens": {"<|s|>": {"force": True}}}
+    a, b = (state_in(models[name])[EMBED][ids_in(models[name])["<|s|>"]] for name in "ab")
+    for base, row in (("a", a), (None, (a + b) / 2)):
+        more = {"base_model": str(models[base])} if base else {}
+        out = merge(tmp_path / str(base), models, "a b", tokenizer=settings, **more).out
+        np.testing.assert_allclose(state_in(out)[EMBED][ids_in(out)["<|s|>"]], 3 * row, rtol=1e-6)
+
+
+@pytest.mark.parametrize("field", ["tokenizer", "tokenizer_source"])
+@pytest.mark.parametrize(("written", "meant"), [("unoin", "union"), ("Base", "base")])
+def test_a_source_misspelt_is_not_looked_for_on_the_hub(
+    written: str, meant: str, field: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    settings: Any = {"source": written} if field == "tokenizer" else written
+    with pytest.raises(VocabularyError, match=f"no model is called '{written}'") as caught:
+        merge(tmp_path / "out", models, "a b", **{field: settings})
+    assert f"did you mean {meant}?" in str(caught.value)
+    assert field in str(caught.value)
+
+
 def test_equal_sizes_with_other_tokens_are_told(tmp_path: Path) -> None:
     a, b = (tokenizer(KIND, WINE, 300, [token]) for token in ("<|im_start|>", "<|start|>"))
     models = {"a": save_model(tmp_path / "a", a, seed=1), "b": save_model(tmp_path / "b", b, seed=2)}
