@@ -15,6 +15,7 @@ from cuvee.layout.configs import roles
 _ALIASES = ((".mlp.experts", ".block_sparse_moe.experts"), (".mlp.gate", ".block_sparse_moe.gate"))
 # Ways to begin that are looked for: a part of a model has one, and models have a few parts.
 _MOST_REWRITINGS = 6
+_SENSES = {"vision", "audio"}
 
 
 class BaseNames:
@@ -38,7 +39,7 @@ class BaseNames:
             add + spelling.removeprefix(strip)
             for strip, add in self._rewritings
             for spelling in spellings
-            if spelling.startswith(strip) and _senses(spelling) == _senses(add + spelling.removeprefix(strip))
+            if spelling.startswith(strip) and _may_be(spelling, add + spelling.removeprefix(strip))
         ]
         return next((name for name in (*spellings, *rewritten) if name in self._known), None)
 
@@ -61,17 +62,19 @@ class BaseNames:
         for count in range(max(len(parts) - 1, 1)):
             ending = "." + ".".join(parts[count:])
             strip = "".join(part + "." for part in parts[:count])
-            if ending[1:] in self._known and _senses(path) == _senses(ending):
+            if ending[1:] in self._known and _may_be(path, ending[1:]):
                 yield strip, ""
-            for name in sorted(
-                name for name in self._known if name.endswith(ending) and _senses(path) == _senses(name)
-            ):
+            alike = (name for name in self._known if name.endswith(ending) and _may_be(path, name))
+            for name in sorted(alike):
                 yield strip, name[: len(name) - len(ending) + 1]
 
 
-def _senses(name: str) -> frozenset[str]:
-    """What a part of a model sees or hears; text models do neither. Layers of the two never stand for each other."""
-    return roles(name) & {"vision", "audio"}
+def _may_be(path: str, name: str) -> bool:
+    """Whether two names may be of one tensor: in the same layer, and both or neither in a part that sees or hears."""
+    mine, theirs = ([part for part in each.split(".") if part.isdecimal()] for each in (path, name))
+    common = min(len(mine), len(theirs))
+    same_layer = not mine or (common > 0 and mine[-common:] == theirs[-common:])
+    return same_layer and roles(path) & _SENSES == roles(name) & _SENSES
 
 
 def _prefixes(name: str) -> Iterable[str]:

@@ -57,6 +57,11 @@ def test_layers_that_see_never_stand_for_layers_that_read() -> None:
     assert names.find("model.vision_tower.encoder.layers.0.self_attn.q_proj") is None
 
 
+@pytest.mark.parametrize("path", ["model.layers.9.self_attn.q_proj", "base.layers.9.self_attn.q_proj"])
+def test_a_layer_that_the_base_lacks_is_no_other_layer(path: str) -> None:
+    assert BaseNames(TEXT, [path]).find(path) is None
+
+
 def base_of(tmp_path: Path, shapes: dict[str, tuple[int, ...]], **config: Any) -> Checkpoint:
     tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     return open_checkpoint(Directory(write_checkpoint(tmp_path / "base", tensors, config or None)), "the base")
