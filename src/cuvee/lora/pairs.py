@@ -107,6 +107,13 @@ def pair_up(model: Checkpoint, base: Checkpoint, options: ExtractOptions) -> Pai
     """
     pairs = tuple(_pairs(model, base, options))
     _check_complete(model, base)
+    if options.include_regex and not any(re.search(i, pair.module) for i in options.include_regex for pair in pairs):
+        patterns = " ".join(f"-i {pattern!r}" for pattern in options.include_regex)
+        raise PlanError(
+            f"no module of {model.name} matches {patterns}",
+            expected=f"an expression for names like {pairs[0].module if pairs else '?'}",
+            fix="`cuvee layout MODEL` lists the names",
+        )
     taken = tuple(pair for pair in pairs if _wanted(pair, options))
     left = tuple(pair for pair in pairs if not _wanted(pair, options))
     return Pairs(taken, left, _tied_head(model, base))
@@ -175,6 +182,22 @@ def _wanted(pair: Pair, options: ExtractOptions) -> bool:
     if not options.include_regex or ends_with(pair.name, (*EMBEDDINGS, *HEADS)):
         return True
     return any(re.search(pattern, pair.module) for pattern in options.include_regex)
+
+
+def unmatched(pairs: Pairs, options: ExtractOptions) -> tuple[str, ...]:
+    """A line for each module or expression among the options that no module answers to."""
+    every = (*pairs.taken, *pairs.left)
+    asked = {
+        f"{flag} {pattern!r}": any(re.search(pattern, pair.module) for pair in every)
+        for flag, patterns in (("-e", options.exclude_regex), ("-i", options.include_regex))
+        for pattern in patterns
+    }
+    asked |= {
+        f"--save-module {name}": any(_matches(f"{pair.name}.weight" if pair.kind == "experts" else pair.name, (name,))
+                                     for pair in every)
+        for name in options.save_module
+    }  # fmt: skip
+    return tuple(f"{what} has no effect: no module is called so" for what, found in asked.items() if not found)
 
 
 def _matches(name: str, modules: tuple[str, ...]) -> bool:
