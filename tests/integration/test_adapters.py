@@ -58,6 +58,28 @@ def config_of(kind: str) -> Any:
             **SMALL, intermediate_size=32, num_labels=3, pad_token_id=0,
             architectures=["LlamaForSequenceClassification"],
         )  # fmt: skip
+    if kind == "llava":
+        return t.LlavaConfig(
+            text_config=t.LlamaConfig(**SMALL, intermediate_size=32),
+            vision_config=t.CLIPVisionConfig(
+                hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=8,
+                patch_size=4,
+            ),
+            image_token_index=39,
+            architectures=["LlavaForConditionalGeneration"],
+        )  # fmt: skip
+    if kind == "t5":
+        return t.T5Config(
+            d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, vocab_size=40, decoder_start_token_id=0,
+            architectures=["T5ForConditionalGeneration"],
+        )  # fmt: skip
+    if kind == "whisper":
+        return t.WhisperConfig(
+            d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+            encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=40, num_mel_bins=8, max_source_positions=16,
+            max_target_positions=16, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+            architectures=["WhisperForConditionalGeneration"],
+        )  # fmt: skip
     if kind == "mixtral":
         return t.MixtralConfig(**SMALL, intermediate_size=24, num_local_experts=3, architectures=["MixtralForCausalLM"])
     if kind == "qwen3_moe":
@@ -122,6 +144,8 @@ CASES: dict[str, tuple[str, Callable[[], Any], int]] = {
     "trainable tokens, tied": ("llama-tied", lora(target_modules=["q_proj"], trainable_token_indices=[3, 39]), 3),
     "only tokens": ("llama", other("TrainableTokensConfig", token_indices=[0, 5], target_modules=["embed_tokens"]), 1),
     "experts, one by one on disk": ("mixtral", lora(target_modules=["q_proj"], target_parameters=EXPERTS), 20),
+    "whole experts, one by one on disk": ("mixtral", lora(target_modules=["q_proj"], modules_to_save=["experts"]), 20),
+    "text, vision and what joins them": ("llava", lora(target_modules="all-linear"), 28),
     "some parameters": (
         "qwen3_moe",
         lora(target_modules=[], target_parameters=["mlp.experts.down_proj", "mlp.gate.weight"]),
@@ -265,6 +289,79 @@ def test_tied_heads_do_what_the_running_adapter_does(
         running = PeftModel.from_pretrained(load_model(base), adapter).eval()(tokens).logits
         merged = load_model(tmp_path / "out").eval()(tokens).logits
     assert (running - merged).abs().max() <= 1e-5 * running.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("settings", "vocabulary", "tied"),
+    [
+        ({}, 43, True),
+        ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, None, True),
+        ({"trainable_token_indices": [40, 41]}, 43, True),
+        ({"trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [3, 5]}}, None, True),
+        ({"trainable_token_indices": {"embed_tokens": [3, 5], "lm_head": [7]}}, None, False),
+        ({"trainable_token_indices": {"lm_head": [7]}}, None, False),
+        ({"trainable_token_indices": {"embed_tokens": [40], "lm_head": [41]}}, 43, False),
+    ],
+    ids=str,
+)
+def test_a_head_stays_tied_as_long_as_the_adapter_does(
+    settings: dict[str, Any], vocabulary: int | None, tied: bool, base_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    import torch
+    from peft import PeftModel
+
+    base = base_of("llama-tied")
+    adapter = save_adapter(
+        base, lora(target_modules=["q_proj"], **settings)(), tmp_path / "adapter", vocabulary=vocabulary
+    )
+    got = passthrough(f"{base}+{adapter}", tmp_path / "out")
+    assert ("lm_head.weight" not in got) is tied
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is tied
+    tokens = torch.arange(vocabulary or 40)[None]
+    with quiet_peft(), torch.no_grad():
+        model = load_model(base)
+        if vocabulary is not None:
+            model.resize_token_embeddings(vocabulary)
+        running = PeftModel.from_pretrained(model, adapter).eval()(tokens).logits
+        merged = load_model(tmp_path / "out").eval()(tokens).logits
+    assert (running - merged).abs().max() <= 1e-5 * running.abs().max()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "proj_out"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["proj_out"]},
+    ],
+    ids=str,
+)
+def test_a_tied_head_by_another_name(settings: dict[str, Any], base_of: Callable[[str], Path], tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+
+    base = base_of("whisper")
+    adapter = save_adapter(base, lora(**settings)(), tmp_path / "adapter")
+    assert "proj_out.weight" in passthrough(f"{base}+{adapter}", tmp_path / "out")
+    torch.manual_seed(0)
+    inputs = {"input_features": torch.randn(1, 8, 32), "decoder_input_ids": torch.arange(12)[None]}
+    with quiet_peft(), torch.no_grad():
+        running = PeftModel.from_pretrained(load_model(base), adapter).eval().base_model.model(**inputs).logits
+        merged = load_model(tmp_path / "out").eval()(**inputs).logits
+    assert (running - merged).abs().max() <= 1e-5 * running.abs().max()
+
+
+def test_what_encoder_and_decoder_share_may_be_saved_under_every_name(
+    base_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = base_of("t5")
+    settings = {"modules_to_save": ["shared", "lm_head"], "ensure_weight_tying": True}
+    adapter = save_adapter(base, lora(target_modules=["q"], **settings)(), tmp_path / "adapter")
+    held = load_file(adapter / "adapter_model.safetensors")
+    assert "base_model.model.encoder.embed_tokens.weight" in held
+    got = passthrough(f"{base}+{adapter}", tmp_path / "out")
+    assert got.keys() == load_checkpoint(base).keys()
+    assert got["shared.weight"].tobytes() == held["base_model.model.shared.weight"].tobytes()
 
 
 def test_added_tokens_resize_the_vocabulary(base_of: Callable[[str], Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora_api import extract_lora
+from support.adapters import quiet_peft
 from support.checkpoints import read_file, write_checkpoint
 from support.tuned import everything, load, logits, make_pair, merged, relative_error, weights, with_adapter
 
@@ -85,3 +87,41 @@ def test_files_that_leave_out_how_names_begin(tmp_path: Path) -> None:
     adapter, _ = extracted(tmp_path, short, **FULL)
     got = with_adapter(pair[0], adapter)
     assert logits(got) == pytest.approx(logits(load(pair[1])), abs=2e-6)
+
+
+@pytest.mark.parametrize("embed", [False, True])
+@pytest.mark.parametrize("family", ["classifier", "whisper"])
+def test_heads_that_peft_knows_by_other_names(tmp_path: Path, family: str, embed: bool) -> None:
+    """PEFT saves a classifier whole, unasked, and calls Whisper's tied head `proj_out`."""
+    import torch
+    import transformers
+    from peft import PeftModel
+
+    small = {"vocab_size": 40, "pad_token_id": 0}
+    if family == "classifier":
+        config: Any = transformers.BertConfig(
+            **small, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=3
+        )
+        kind: Any = transformers.BertForSequenceClassification
+        inputs = {"input_ids": torch.arange(3, 12)[None]}
+    else:
+        config = transformers.WhisperConfig(
+            **small, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=8, max_source_positions=16,
+            max_target_positions=16, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        )  # fmt: skip
+        kind = transformers.WhisperForConditionalGeneration
+        inputs = {"input_features": torch.ones(1, 8, 32), "decoder_input_ids": torch.arange(3, 12)[None]}
+    torch.manual_seed(0)
+    with quiet_peft(), torch.no_grad():
+        model = kind(config)
+        model.save_pretrained(tmp_path / "base")
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+        model.save_pretrained(tmp_path / "tuned")
+        adapter, _ = extracted(tmp_path, (tmp_path / "base", tmp_path / "tuned"), **FULL, embed_lora=embed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            got = PeftModel.from_pretrained(kind.from_pretrained(tmp_path / "base"), adapter).eval()
+        wanted = kind.from_pretrained(tmp_path / "tuned").eval()(**inputs).logits
+        assert got.base_model.model(**inputs).logits.numpy() == pytest.approx(wanted.numpy(), abs=2e-6)

@@ -19,6 +19,7 @@ from cuvee.options import MergeOptions
 from support.adapter_files import PREFIX, dense, factors, write_adapter
 from support.checkpoints import Array, read_file
 from support.tiny_models import LAYERS, Family, llama_state, make_llama, save_llama
+from support.tuned import make_pair
 
 MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -85,6 +86,23 @@ def test_max_bytes_spends_the_budget_where_it_counts(tmp_path: Path, llama: Fami
         for other, less in spectra.items():
             if sum(shapes[one]) == sum(shapes[other]) and ranks[other] and ranks[one] < len(more):
                 assert less[ranks[other] - 1] >= more[ranks[one]] * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_max_bytes_counts_what_a_tied_head_takes(tmp_path: Path, embed: bool) -> None:
+    base, tuned = make_pair(tmp_path, "qwen2")
+    options = ExtractOptions(max_bytes="30k", embed_lora=embed)
+    extract_lora(str(tuned), str(base), tmp_path / "out", options)
+    written = read_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert any("lm_head" in name for name in written)
+    assert 29_000 < sum(a.nbytes for a in written.values()) <= 30_000
+
+
+def test_what_no_module_answers_to_is_told(tmp_path: Path, llama: Family) -> None:
+    options = {"include_regex": ("q_proj", "q_prj"), "exclude_regex": ("mpl",), "save_module": ("lm_haed", "lm_head")}
+    assert [line.split(" has")[0] for line in extract(llama, tmp_path / "out", **options).warnings] == [
+        "-e 'mpl'", "-i 'q_prj'", "--save-module lm_haed",
+    ]  # fmt: skip
 
 
 def test_small_singular_values_are_left_out(tmp_path: Path, llama: Family) -> None:
@@ -194,9 +212,8 @@ def test_what_cannot_be_extracted_is_refused(tmp_path: Path, llama: Family) -> N
     assert f"no {q}" in refused(tmp_path, lacking, base)
     assert q in refused(tmp_path, broken, base)
     assert "the same checkpoint" in refused(tmp_path, base, base)
-    assert "do not differ" in refused(
-        tmp_path, tuned, base, include_regex=("no such",), exclude_regex=("embed", "lm_head")
-    )
+    assert "do not differ" in refused(tmp_path, tuned, base, exclude_regex=("",))
+    assert "matches -i 'no such'" in refused(tmp_path, tuned, base, include_regex=("no such",))
     assert "holds no factors" in refused(tmp_path, tuned, base, max_bytes="10k")
     assert "no checkpoint at" in refused(tmp_path, tmp_path / "nowhere", base)
 

@@ -316,6 +316,59 @@ def test_sizes_that_differ_are_refused_with_the_tokens(tmp_path: Path) -> None:
     assert any("7 tokens of" in line for line in report.warnings)
 
 
+def test_older_tokenizers_are_cut_too(tmp_path: Path) -> None:
+    made = tokenizer(KIND, WINE, 300)
+    model = json.loads(made.to_str())["model"]
+    models = {}
+    for name, more in (("longer", ["one", "two"]), ("shorter", [])):
+        listed = {**model["vocab"], **{word: len(model["vocab"]) + i for i, word in enumerate(more)}}
+        home = models[name] = save_model(tmp_path / name, made, seed=1, rows=len(listed))
+        (home / "tokenizer.json").unlink()
+        (home / "vocab.json").write_text(json.dumps(listed))
+        (home / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, model["merges"])))
+        (home / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    rows = len(model["vocab"])
+    options = cuvee.MergeOptions(threads=1, unsafe_truncate_embeddings=True)
+    out = merge(tmp_path / "out", models, "longer shorter", options).out
+    assert len(state_in(out)[EMBED]) == rows
+    assert max(ids_in(out).values()) < rows
+    assert not (out / "vocab.json").exists()
+    again = merge(tmp_path / "again", models, "shorter longer", options)  # whose tokens all have rows: nothing to do
+    assert (again.out / "vocab.json").exists()
+    assert not (again.out / "tokenizer.json").exists()
+
+
+def test_tokens_that_cannot_be_cut_are_told(models: dict[str, Path], tmp_path: Path) -> None:
+    broken = {"broken": tmp_path / "broken", "short": models["short"]}
+    shutil.copytree(models["padded"], broken["broken"])
+    (broken["broken"] / "tokenizer.json").write_text("{")
+    options = cuvee.MergeOptions(threads=1, unsafe_truncate_embeddings=True)
+    report = merge(tmp_path / "out", broken, "broken short", options)
+    rows = len(state_in(models["short"])[EMBED])
+    assert any("is not JSON" in line and f"any tokens beyond {rows}" in line for line in report.warnings)
+
+
+def test_force_without_a_source_means_the_base_or_the_mean(models: dict[str, Path], tmp_path: Path) -> None:
+    settings = {"source": "union", "tokens": {"<|s|>": {"force": True}}}
+    a, b = (state_in(models[name])[EMBED][ids_in(models[name])["<|s|>"]] for name in "ab")
+    for base, row in (("a", a), (None, (a + b) / 2)):
+        more = {"base_model": str(models[base])} if base else {}
+        out = merge(tmp_path / str(base), models, "a b", tokenizer=settings, **more).out
+        np.testing.assert_allclose(state_in(out)[EMBED][ids_in(out)["<|s|>"]], 3 * row, rtol=1e-6)
+
+
+@pytest.mark.parametrize("field", ["tokenizer", "tokenizer_source"])
+@pytest.mark.parametrize(("written", "meant"), [("unoin", "union"), ("Base", "base")])
+def test_a_source_misspelt_is_not_looked_for_on_the_hub(
+    written: str, meant: str, field: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    settings: Any = {"source": written} if field == "tokenizer" else written
+    with pytest.raises(VocabularyError, match=f"no model is called '{written}'") as caught:
+        merge(tmp_path / "out", models, "a b", **{field: settings})
+    assert f"did you mean {meant}?" in str(caught.value)
+    assert field in str(caught.value)
+
+
 def test_equal_sizes_with_other_tokens_are_told(tmp_path: Path) -> None:
     a, b = (tokenizer(KIND, WINE, 300, [token]) for token in ("<|im_start|>", "<|start|>"))
     models = {"a": save_model(tmp_path / "a", a, seed=1), "b": save_model(tmp_path / "b", b, seed=2)}

@@ -199,6 +199,14 @@ def _check_factors(module: AdapterModule, config: AdapterConfig, name: str) -> N
             fix="fetch or save the adapter again (DeepSpeed and FSDP shards must be gathered first)",
             tensor=module.path,
         )
+    if config.dora and "lora_magnitude_vector" not in module.parts:
+        raise CheckpointError(
+            f"adapter {name} lacks DoRA's magnitude vector of {module.path}",
+            expected=f"one, since {CONFIG} says use_dora",
+            found=", ".join(sorted(module.parts)),
+            fix="fetch or save the adapter again; or set use_dora to false if it was trained without",
+            tensor=module.path,
+        )
     rank = config.rank_of(module.path)
     if config.kind == "LORA" and a.shape[0] != rank and not config.target_parameters:
         raise CheckpointError(

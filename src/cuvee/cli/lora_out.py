@@ -44,6 +44,7 @@ def extract(
     notes.meaningless(options.meaningless)
     with watcher(verbose=verbose, quiet=quiet) as progress:
         report = lora_api.extract_lora(model, base_model, target, extraction, options, progress)
+    notes.warnings(report.extracted.warnings)
     if not quiet:
         _show(report)
 

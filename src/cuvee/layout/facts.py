@@ -64,6 +64,8 @@ HEAD_NAMES = {
     "embed_in.weight": "embed_out.weight", "backbone.embeddings.weight": "lm_head.weight",
     "rwkv.embeddings.weight": "head.weight",
 }  # fmt: skip
+# The same for families whose embedding is called as others' is.
+FAMILY_HEADS = {"whisper": "proj_out.weight"}
 # Parts of class names of models with a head that the config's `tie_word_embeddings` speaks of.
 MODELS_WITH_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 # Ends of class names of models that have no head to be tied, unless the name holds one of the second line's words.

@@ -8,6 +8,7 @@ from typing import Any
 from cuvee.layout.configs import Path, parts, roles, ties_embeddings
 from cuvee.layout.facts import (
     EMBEDDINGS,
+    FAMILY_HEADS,
     HEAD_NAMES,
     HEADS,
     HEADS_AFTER_ALL,
@@ -100,7 +101,7 @@ def missing_head(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
     embedding = input_embedding(shapes)
     if embedding is None or len(shapes[embedding]) != 2 or not needs_head(config):
         return None
-    name = next((head for ending, head in HEAD_NAMES.items() if ends_with(embedding, (ending,))), None)
+    name = head_name(embedding, config)
     rows = shapes[embedding][0]
     others = (
         len(shape) == 2 and rows in shape and place_of(other).stack is None
@@ -108,6 +109,13 @@ def missing_head(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any
         if other != embedding
     )
     return None if any(others) else name
+
+
+def head_name(embedding: str, config: Mapping[str, Any]) -> str | None:
+    """What the head beside this embedding is called; None if it is not known."""
+    if config.get("model_type") in FAMILY_HEADS:
+        return FAMILY_HEADS[str(config["model_type"])]
+    return next((head for ending, head in HEAD_NAMES.items() if ends_with(embedding, (ending,))), None)
 
 
 def head_scale(config: Mapping[str, Any], width: int) -> float:

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cuvee.errors import CheckpointError, PlanError
+from cuvee.layout.facts import EMBEDDINGS
+from cuvee.layout.names import ends_with
 from cuvee.lora.budget import within_budget
 from cuvee.lora.design import Design, compared, squares_name, values_name
 from cuvee.lora.files import CONFIG, MEASURED, SPECTRA, WEIGHTS, Run, derived, read_small
 from cuvee.lora.options import ExtractOptions
-from cuvee.lora.pairs import Pair, Pairs
+from cuvee.lora.pairs import Pair, Pairs, unmatched
 from cuvee.lora.peft_config import adapter_config
 from cuvee.lora.ranks import Spectra, above, by_energy, by_size
 from cuvee.numerics.row_blocks import Array
@@ -58,12 +60,13 @@ class Held:
 class Extracted:
     """What was written: how every changed tensor is held, and how many did not change.
 
-    `workers` is how many bytes worker processes took at most.
+    `workers` is how many bytes worker processes took at most; `warnings` what the user should know.
     """
 
     held: tuple[Held, ...]
     unchanged: int
     workers: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def total(self) -> float:
@@ -104,7 +107,7 @@ def extract(pairs: Pairs, checkpoints: tuple[Checkpoint, Checkpoint], options: E
     changed = _as_modules(changed)
     limits = {pair.name: _limit(pair, options) for pair in changed if pair.decomposable}
     run = replace(run, settings=within_budget(run.settings, changed, limits, options))
-    ranks = _ranks(changed, limits, totals, options, run)
+    ranks = _ranks(changed, limits, totals, options, run, _written_twice(pairs, changed))
     design = Design(tuple(changed), ranks, pairs, checkpoints, options)
     design.check()
     out = run.execute("extract", "lora extract", design.ops(totals), (WEIGHTS, SPECTRA))
@@ -113,7 +116,8 @@ def extract(pairs: Pairs, checkpoints: tuple[Checkpoint, Checkpoint], options: E
     left = [pair for pair in pairs.left if totals.get(pair.name, 0.0) > 0 and pair.module not in design.whole]
     held = [_held(pair, totals, written, whole=ranks.get(pair.name) is None) for pair in changed]
     held += [_held(pair, totals, written, whole=False) for pair in left]
-    return Extracted(tuple(held), len(pairs.taken) + len(pairs.left) - len(held), max(run.workers))
+    unchanged = len(pairs.taken) + len(pairs.left) - len(held)
+    return Extracted(tuple(held), unchanged, max(run.workers), unmatched(pairs, options))
 
 
 def _held(pair: Pair, totals: Mapping[str, float], written: Mapping[str, Array], *, whole: bool) -> Held:
@@ -164,6 +168,7 @@ def _ranks(
     totals: Mapping[str, float],
     options: ExtractOptions,
     run: Run,
+    twice: str | None,
 ) -> dict[str, int]:
     """The rank of every tensor that is decomposed, by name; 0 for what is not worth a rank."""
     if not (options.energy or options.max_bytes or options.sv_epsilon) or not limits:
@@ -178,11 +183,19 @@ def _ranks(
         spectra = {name: values[: ranks[name]] for name, values in spectra.items()}
     if options.max_bytes:
         size = itemsize(options.code)
-        costs = {pair.name: pair.cost * size for pair in changed if pair.decomposable}
-        rest = sum(math.prod(pair.tuned.shape) * itemsize(pair.tuned.dtype)
+        copies = {pair.name: 2 if pair.name == twice else 1 for pair in changed}
+        costs = {pair.name: copies[pair.name] * pair.cost * size for pair in changed if pair.decomposable}
+        rest = sum(copies[pair.name] * math.prod(pair.tuned.shape) * itemsize(pair.tuned.dtype)
                    for pair in changed if not pair.decomposable)  # fmt: skip
         ranks = by_size(spectra, costs, parse_size(options.max_bytes) - rest)
     return ranks
+
+
+def _written_twice(pairs: Pairs, changed: Sequence[Pair]) -> str | None:
+    """The embedding whose change a tied head is given too: PEFT wants it under both names."""
+    if pairs.tied_head is None:
+        return None
+    return next((pair.name for pair in changed if ends_with(pair.name, EMBEDDINGS)), None)
 
 
 def _spectra(pairs: Sequence[Pair], limits: Mapping[str, int], totals: Mapping[str, float], run: Run) -> Spectra:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cuvee.errors import PlanError
-from cuvee.layout.facts import EMBEDDINGS, HEADS
+from cuvee.layout.facts import EMBEDDINGS, FAMILY_HEADS, HEADS, SHARED
 from cuvee.layout.names import ends_with
-from cuvee.layout.ties import tied_embedding
+from cuvee.layout.ties import head_name, input_embedding, tied_embedding
 from cuvee.lora.options import ExtractOptions
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import is_float, is_quantised
@@ -107,6 +107,13 @@ def pair_up(model: Checkpoint, base: Checkpoint, options: ExtractOptions) -> Pai
     """
     pairs = tuple(_pairs(model, base, options))
     _check_complete(model, base)
+    if options.include_regex and not any(re.search(i, pair.module) for i in options.include_regex for pair in pairs):
+        patterns = " ".join(f"-i {pattern!r}" for pattern in options.include_regex)
+        raise PlanError(
+            f"no module of {model.name} matches {patterns}",
+            expected=f"an expression for names like {pairs[0].module if pairs else '?'}",
+            fix="`cuvee layout MODEL` lists the names",
+        )
     taken = tuple(pair for pair in pairs if _wanted(pair, options))
     left = tuple(pair for pair in pairs if not _wanted(pair, options))
     return Pairs(taken, left, _tied_head(model, base))
@@ -135,7 +142,9 @@ def _pairs(model: Checkpoint, base: Checkpoint, options: ExtractOptions) -> Iter
             kind = "bias"
         elif leaf == "weight" and len(tuned.shape) == 2 and not _matches(name, options.save_module):
             if ends_with(name, EMBEDDINGS) or last in _OTHER_EMBEDDINGS:
-                kind = "embedding" if options.embed_lora else "whole"
+                # PEFT gives what encoder and decoder share, and Whisper's head, factors that it cannot run.
+                runs = not ends_with(name, (SHARED,)) and model.config.get("model_type") not in FAMILY_HEADS
+                kind = "embedding" if options.embed_lora and runs else "whole"
             elif last not in _ROUTERS:
                 kind = "linear" if options.embed_lora or not ends_with(name, HEADS) else "whole"
         elif leaf in STACKS and len(tuned.shape) == 3 and not _matches(f"{name}.weight", options.save_module):
@@ -175,6 +184,22 @@ def _wanted(pair: Pair, options: ExtractOptions) -> bool:
     return any(re.search(pattern, pair.module) for pattern in options.include_regex)
 
 
+def unmatched(pairs: Pairs, options: ExtractOptions) -> tuple[str, ...]:
+    """A line for each module or expression among the options that no module answers to."""
+    every = (*pairs.taken, *pairs.left)
+    asked = {
+        f"{flag} {pattern!r}": any(re.search(pattern, pair.module) for pair in every)
+        for flag, patterns in (("-e", options.exclude_regex), ("-i", options.include_regex))
+        for pattern in patterns
+    }
+    asked |= {
+        f"--save-module {name}": any(_matches(f"{pair.name}.weight" if pair.kind == "experts" else pair.name, (name,))
+                                     for pair in every)
+        for name in options.save_module
+    }  # fmt: skip
+    return tuple(f"{what} has no effect: no module is called so" for what, found in asked.items() if not found)
+
+
 def _matches(name: str, modules: tuple[str, ...]) -> bool:
     """Whether the module of tensor `name` is one of `modules`, or ends in `.` and one of them."""
     module = name.rpartition(".")[0]
@@ -198,9 +223,13 @@ def _check_complete(model: Checkpoint, base: Checkpoint) -> None:
 
 
 def _tied_head(model: Checkpoint, base: Checkpoint) -> str | None:
-    """`lm_head` if neither checkpoint holds a head and the config ties one to the embedding."""
+    """The head's module if neither checkpoint holds a head and the config ties one to the embedding."""
     architectures = model.config.get("architectures") or ()
     generative = any(str(name).endswith(GENERATIVE) for name in architectures)
     stored = any(ends_with(name, HEADS) for checkpoint in (model, base) for name in checkpoint.tensors)
     tied = model.config.get("tie_word_embeddings", model.config.get("text_config", {}).get("tie_word_embeddings", True))
-    return "lm_head" if generative and tied and not stored else None
+    if not generative or not tied or stored:
+        return None
+    embedding = input_embedding(model.tensors)
+    name = head_name(embedding, model.config) if embedding else None
+    return (name or HEADS[0]).removesuffix(".weight")

@@ -13,13 +13,9 @@ from dataclasses import dataclass
 
 PREFIX = "base_model.model."
 # By how the name of the config's first architecture ends.
-_TASKS = {
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-}
+# Of other tasks (SEQ_CLS, TOKEN_CLS, QUESTION_ANS) PEFT expects their heads to be saved whole, unasked; an adapter that
+# holds factors of them, or nothing, would not load.
+_TASKS = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM"}
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,17 @@ def expert_updates(
     return found
 
 
+def expert_pieces(block: str, leaf: str, whole: Source, tensors: Mapping[str, Source]) -> dict[str, Source] | None:
+    """A stack that an adapter brings whole, as the tensors of one expert each in which the base keeps it.
+
+    None if the block has no such parameter, or not in pieces, or of another shape.
+    """
+    for parameter in _parameters(block, tensors):
+        if parameter.name == leaf and parameter.tensors[0] != f"{block}.{leaf}" and parameter.shape == whole.shape:
+            return _cut(whole, parameter, tensors)
+    return None
+
+
 def _parameters(block: str, tensors: Mapping[str, Source]) -> list[_Parameter]:
     inside = {name.removeprefix(block + "."): name for name in tensors if name.startswith(block + ".")}
     stacked = [
@@ -130,10 +141,15 @@ def _updated(
     delta = LowRank(b, a, adapter.config.scaling_of(own), shape, transposed, parameter.experts)
     if len(parameter.tensors) == 1:
         return {parameter.tensors[0]: Added(tensors[parameter.tensors[0]], delta)}
+    return {name: Added(tensors[name], piece) for name, piece in _cut(delta, parameter, tensors).items()}
+
+
+def _cut(stack: Source, parameter: _Parameter, tensors: Mapping[str, Source]) -> dict[str, Source]:
+    """The stack's piece for each of the tensors on disk that it is made of."""
     found: dict[str, Source] = {}
     offset = 0
     for name in parameter.tensors:
-        piece = tensors[name]
-        found[name] = Added(piece, Run(delta, offset, piece.shape))
-        offset += math.prod(piece.shape)
+        shape = tensors[name].shape
+        found[name] = Run(stack, offset, shape)
+        offset += math.prod(shape)
     return found

@@ -20,6 +20,9 @@ from cuvee.tensors.updates import Added, Renormed, RowsReplaced, Run, Scaled
 _CONV1D_FAMILIES = {"gpt2", "openai-gpt", "imagegpt", "decision_transformer", "gpt-sw3", "ctrl", "biogpt2"}
 _CONV1D_MODULES = {"c_attn", "c_proj", "c_fc", "q_attn"}
 
+# What a module has of which nothing but the rows of some tokens is trained.
+ONLY_TOKENS = {"trainable_tokens_delta"}
+
 
 @dataclass(frozen=True)
 class Target:
@@ -177,13 +180,17 @@ def _vera(target: Target, module: AdapterModule, adapter: Adapter) -> Update:
     return Update(Added(target.weight, delta))
 
 
-def _with_tokens(target: Target, module: AdapterModule, adapter: Adapter) -> Source:
-    """The embedding with some tokens' rows replaced."""
-    rows, table = module.parts["trainable_tokens_delta"], adapter.config.token_indices
+def token_indices(module: AdapterModule, adapter: Adapter) -> tuple[int, ...]:
+    """The rows that the module's trained tokens stand in."""
+    table = adapter.config.token_indices
     leaf = module.path.rsplit(".", 1)[-1]
     indices = next((table[key] for key in (module.path, leaf, "") if key in table), ())
-    if not indices and len(table) == 1:
-        indices = next(iter(table.values()))
+    return next(iter(table.values())) if not indices and len(table) == 1 else indices
+
+
+def _with_tokens(target: Target, module: AdapterModule, adapter: Adapter) -> Source:
+    """The embedding with some tokens' rows replaced."""
+    rows, indices = module.parts["trainable_tokens_delta"], token_indices(module, adapter)
     shape = target.weight.shape
     if len(shape) != 2 or rows.shape != (len(indices), shape[1]) or max(indices, default=0) >= shape[0]:
         raise misfit(

@@ -13,17 +13,18 @@ from typing import Any
 
 from cuvee.adapters.adapter import Adapter, AdapterModule
 from cuvee.errors import PlanError
-from cuvee.layout.configs import parts, roles
+from cuvee.layout.configs import parts, roles, ties_embeddings
 from cuvee.layout.facts import HEADS
-from cuvee.layout.ties import tied_embedding
+from cuvee.layout.ties import head_name, input_embedding, is_head, tied_to
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.location import Location
 from cuvee.tensors.reference import WITH_ADAPTER
 from cuvee.tensors.sources import Source
-from cuvee.views.adapter_experts import expert_updates
+from cuvee.views.adapter_experts import expert_pieces, expert_updates
 from cuvee.views.adapter_names import BaseNames
-from cuvee.views.adapter_updates import Target, misfit, named_base, updated
+from cuvee.views.adapter_updates import ONLY_TOKENS, Target, misfit, named_base, token_indices, updated
 from cuvee.views.overlay import Overlay
+from cuvee.views.tied import same_values
 
 _VOCABULARY = re.compile(r"(embed|wte|word_embeddings|shared|lm_head|output)[^.]*\.weight$", re.IGNORECASE)
 _TOKENIZER = re.compile(
@@ -31,7 +32,6 @@ _TOKENIZER = re.compile(
     r"|chat_template\.[^/]*|tekken\.json"
 )
 _TASK_HEADS = {"classifier", "score", "qa_outputs"}  # PEFT saves these for its tasks without being asked
-_HEAD = HEADS[0]
 
 
 def with_adapter(base: Checkpoint, adapter: Adapter, name: str) -> Checkpoint:
@@ -74,15 +74,24 @@ class _View:
         self._names = BaseNames(base.tensors, [*self._own_paths.values(), *adapter.whole])
         self._model_type = str(base.config.get("model_type", ""))
         self._edits: dict[str, Any] = {}
-        tied = base.config.get("tie_word_embeddings", True) and _HEAD not in base.tensors
-        self._tied_to = tied_embedding(base.tensors, _HEAD) if tied and _has_language_head(base) else None
+        tied = ties_embeddings(base.config) and not any(map(is_head, base.tensors)) and _has_language_head(base)
+        self._tied_to = input_embedding(base.tensors) if tied else None
+        self._head = (self._tied_to and head_name(self._tied_to, base.config)) or HEADS[0]
 
     def bring_whole(self) -> None:
         """Puts the tensors that the adapter brings whole in the place of the base's."""
+        names = {path: self._name_of(path) for path in self.adapter.whole}
+        brought = {name: self.adapter.whole[path] for path, name in names.items()}
+        head = brought.get(self._head)
         for path, stored in self.adapter.whole.items():
-            name = self._names.find(path)
-            if name is None or name not in self.base.tensors:
-                name = self._new_name(path)
+            name = names[path]
+            if name not in self.base.tensors:
+                if (twin := brought.get(self._twin(name) or "")) is not None and self._same(stored, twin):
+                    continue  # tied, and saved under both names
+                if pieces := self._pieces(path, stored):
+                    self.tensors |= pieces
+                    continue
+                self._check_new(path, name)
             known = self.tensors.get(name)
             vocabulary = _VOCABULARY.search(name) is not None
             self.brings_tokens |= vocabulary
@@ -92,9 +101,9 @@ class _View:
                     found = f"a whole tensor of shape {list(stored.shape)}"
                     raise misfit(Target(name, known, None, ""), self.adapter, found)
                 self._edits["vocab_size"] = stored.shape[0]
-            if name == self._tied_to and _HEAD not in self.adapter.whole:
+            if name == self._tied_to and (head is None or not self._same(head, stored)):
                 self.untie(stored if resized else self.tensors[name])
-            elif name == _HEAD and self._tied_to:
+            elif name == self._head and self._tied_to:
                 self.untie(stored)
             self.tensors[name] = stored
 
@@ -103,13 +112,14 @@ class _View:
         blocks: dict[str, list[AdapterModule]] = {}
         for path, module in self.adapter.modules.items():
             own = self._own_paths[path]
-            weight = f"{self._names.find(own) or own}.weight"
-            only_tokens = set(module.parts) == {"trainable_tokens_delta"}
-            if weight == _HEAD and self._tied_to and only_tokens:
-                continue  # the same rows as those of the embedding
+            weight = self._name_of(f"{own}.weight")
+            only_tokens = set(module.parts) == ONLY_TOKENS
+            if only_tokens and weight in (self._head, self._tied_to) and self._shares_tokens():
+                if weight == self._head:
+                    continue  # the same rows as those of the embedding
+            elif self._tied_to and weight in (self._head, self._tied_to):
+                self.untie(self.tensors.get(self._head, self.tensors[self._tied_to]))
             self.brings_tokens |= _VOCABULARY.search(weight) is not None
-            if self._tied_to and not only_tokens and weight in (_HEAD, self._tied_to):
-                self.untie(self.tensors.get(_HEAD, self.tensors[self._tied_to]))
             if weight in self.tensors:
                 self._update(weight, module)
             else:
@@ -122,7 +132,7 @@ class _View:
 
     def untie(self, head: Source) -> None:
         """Makes the tied head a tensor of its own."""
-        self.tensors.setdefault(_HEAD, head)
+        self.tensors.setdefault(self._head, head)
         self._edits["tie_word_embeddings"] = False
 
     def config_text(self) -> str | None:
@@ -148,12 +158,42 @@ class _View:
         if update.bias is not None:
             self.tensors[bias] = update.bias
 
-    def _new_name(self, path: str) -> str:
-        """The name of a tensor that the base does not have: a tied head, or the head of a task."""
+    def _name_of(self, path: str) -> str:
+        """The base's name of a tensor that the adapter calls `path`; a tied head's, which the base does not store."""
+        found = self._names.find(path)
+        return self._head if found is None and self._tied_to and is_head(path) else found or path
+
+    def _twin(self, name: str) -> str | None:
+        """What a tensor that the base does not store is tied to: a head, or what encoder and decoder share."""
+        return self._tied_to if name == self._head else None if is_head(name) else tied_to(self.base.tensors, name)
+
+    def _pieces(self, path: str, stored: Source) -> dict[str, Source] | None:
+        block, _, leaf = path.rpartition(".")
+        home = self._names.find(block)
+        return expert_pieces(home, leaf, stored, self.base.tensors) if home else None
+
+    def _same(self, first: Source, second: Source) -> bool:
+        relative, uri = self.adapter.weight_file
+        return same_values(first, second, self.adapter.location, {uri: relative})
+
+    def _shares_tokens(self) -> bool:
+        """Whether head and embedding are still one, and get the same rows replaced, the head perhaps unasked."""
+        rows = {
+            self._name_of(f"{self._own_paths[path]}.weight"): token_indices(module, self.adapter)
+            for path, module in self.adapter.modules.items()
+            if set(module.parts) == ONLY_TOKENS
+        }
+        embedding = rows.get(self._tied_to or "")
+        return embedding is not None and self._head not in self.tensors and rows.get(self._head, embedding) == embedding
+
+    def _check_new(self, path: str, name: str) -> None:
+        """Only a tied head and the head of a task may be new; a module that the base has gets no new tensors."""
         saved = {*map(str, self.adapter.config.raw.get("modules_to_save") or ()), *_TASK_HEADS}
-        if (path == _HEAD and self._tied_to) or any(f".{module}." in f".{path}" for module in saved):
-            return path
-        raise self._homeless(path, None)
+        asked = next((module for module in saved if f".{module}." in f".{path}"), None)
+        if name == self._head and self._tied_to:
+            return
+        if asked is None or self._names.find((f".{path}".partition(f".{asked}.")[0] + f".{asked}")[1:]) is not None:
+            raise self._homeless(path, None)
 
     def _homeless(self, path: str, module: AdapterModule | None) -> PlanError:
         adapter, lost = self.adapter, [p for p in self._own_paths.values() if self._names.find(p) is None]

@@ -8,12 +8,14 @@ the file, or equal values. What differs stays, and is merged like any other tens
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cuvee.layout.configs import ties_embeddings
 from cuvee.layout.ties import copies_of_embedding, input_embedding
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.dtypes import itemsize
+from cuvee.tensors.location import Location
 from cuvee.tensors.sources import Source, Stored
 
 _STEP = 4 << 20
@@ -29,15 +31,15 @@ def without_tied_copies(checkpoint: Checkpoint) -> Checkpoint:
     copies = {
         name
         for name in copies_of_embedding(checkpoint.tensors, embedding)
-        if _equal(checkpoint.tensors[name], value, checkpoint)
+        if same_values(checkpoint.tensors[name], value, checkpoint.location, checkpoint.weight_files)
     }
     if not copies:
         return checkpoint
     return replace(checkpoint, tensors={name: s for name, s in checkpoint.tensors.items() if name not in copies})
 
 
-def _equal(first: Source, second: Source, checkpoint: Checkpoint) -> bool:
-    """Whether two tensors hold the same values.
+def same_values(first: Source, second: Source, location: Location, weight_files: Mapping[str, str]) -> bool:
+    """Whether two tensors hold the same values, as far as it can be told by reading `weight_files` of `location`.
 
     A few places are read first, since tensors that differ do so early on. Only where those agree are whole files
     fetched from the Hub: the merge will need them.
@@ -48,10 +50,9 @@ def _equal(first: Source, second: Source, checkpoint: Checkpoint) -> bool:
         return False
     if not (isinstance(first, Stored) and isinstance(second, Stored)):
         return False
-    files = (checkpoint.weight_files.get(first.file), checkpoint.weight_files.get(second.file))
+    files = (weight_files.get(first.file), weight_files.get(second.file))
     if not all(files):
         return False
-    location = checkpoint.location
 
     def alike(start: int, stop: int) -> bool:
         parts = (

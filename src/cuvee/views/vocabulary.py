@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from cuvee.errors import VocabularyError
@@ -158,6 +159,7 @@ def _start(
     model = next((model for model in models if model.ref == ref), None)
     if model is not None:
         return unchanged(model.tokenizer, model.rows)
+    _check_spelling(recipe, wanted, str(ref))
     cache = Path(options.transformers_cache).expanduser() if options.transformers_cache else None
     tokenizer = read_tokenizer(open_location(ref, cache), str(ref))
     if tokenizer is None:
@@ -167,6 +169,18 @@ def _start(
             fix="name a model with a tokenizer, or `union`",
         )
     return unchanged(tokenizer, None)
+
+
+def _check_spelling(recipe: Recipe, wanted: VocabularyRecipe, named: str) -> None:
+    """Refuses `unoin` before it is looked for on the Hub, where one word may be a model's name, but rarely this one."""
+    near = get_close_matches(named.lower(), ("union", "base"), n=1, cutoff=0.8)
+    if near and not Path(named).expanduser().exists():
+        raise VocabularyError(
+            f"no model is called {named!r}",
+            expected="union, base, or a model's path or Hub id",
+            where=recipe.marks.where((wanted.field, "source") if wanted.field == "tokenizer" else (wanted.field,)),
+            fix=f"did you mean {near[0]}?",
+        )
 
 
 def _output(start: OutputTokenizer, wanted: VocabularyRecipe, models: Sequence[VocabularyModel]) -> OutputTokenizer:

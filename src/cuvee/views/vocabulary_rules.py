@@ -14,7 +14,7 @@ from cuvee.vocab.rows import Holder, TokenRule
 def token_rules(
     recipe: Recipe, wanted: VocabularyRecipe, numbers: Mapping[ModelRef, int], holders: Sequence[Holder]
 ) -> dict[str, TokenRule]:
-    """The rules for single tokens; tokens under the ordinary rule have none.
+    """The rules for single tokens; tokens under the ordinary rule have none, unless it is forced.
 
     Args:
         recipe: for places in messages.
@@ -33,6 +33,8 @@ def token_rules(
             rules[token] = TokenRule(None, force=entry.force)
         elif entry.kind == "model":
             rules[token] = _model_rule(token, entry, numbers, holders, where)
+        elif entry.force:
+            rules[token] = TokenRule(None, force=True, usual=True)
     return rules
 
 

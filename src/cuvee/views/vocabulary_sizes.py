@@ -45,12 +45,29 @@ def truncated(checkpoints: Checkpoints, *, first: ModelRef) -> tuple[Checkpoints
         views[ref] = replace(checkpoint, tensors={**checkpoint.tensors, **cut}) if lengths[ref] > rows else checkpoint
     cut_models = ", ".join(f"{checkpoints[ref].name} ({n})" for ref, n in lengths.items() if n > rows)
     warnings = [f"embeddings were cut to {rows} rows, whatever their tokens mean: {cut_models}"]
-    tokenizer = _tokenizer(checkpoints[first])
+    tokenizer = _to_cut(checkpoints[first], rows, warnings)
     output = unchanged(tokenizer, rows) if tokenizer else None
     if output and output.dropped:
         warnings.append(f"{len(output.dropped)} tokens of {output.start.name} were left out with their rows")
     old = tokenizer.ids if tokenizer and output and output.dropped else None
     return views, OutputVocabulary(output, rows, base_ids=old), tuple(warnings)
+
+
+def _to_cut(checkpoint: Checkpoint, rows: int, said: list[str]) -> Tokenizer | None:
+    """The tokenizer that tokens beyond `rows` are taken out of; None if there are none, or none can be told.
+
+    One without a tokenizer.json is worth its conversion only if its files list such tokens.
+    """
+    if FAST not in checkpoint.files:
+        listed = listed_tokens(checkpoint.location, checkpoint.files)
+        if listed is None or max(listed.ids.values(), default=-1) < rows:
+            return None
+    try:
+        return read_tokenizer(checkpoint.location, checkpoint.name, checkpoint.files)
+    except VocabularyError as error:
+        said.append(f"{error.what}; the files of {checkpoint.name}'s tokenizer go along as they are, with any tokens "
+                    f"beyond {rows}, for which there are no rows")  # fmt: skip
+        return None
 
 
 def content_warnings(checkpoints: Checkpoints) -> tuple[str, ...]:

@@ -43,11 +43,15 @@ class Holder:
 
 @dataclass(frozen=True)
 class TokenRule:
-    """A token's row, where a model lacks it or (`force`) in every model: that of `holder`, or zeros if None."""
+    """A token's row, where a model lacks it or (`force`) in every model.
+
+    That of `holder`, or zeros if None; with `usual` what the ordinary rules give to models that lack the token.
+    """
 
     holder: int | None
     row: int = 0
     force: bool = False
+    usual: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def row_maps(
         has = row >= 0
         index[number][:, has] = ABSENT
         index[number, number, has] = row[has]
-    _apply(rules, ids, own, index)
+    _apply(rules, ids, own, fallback, index)
     _check(index, names, positions, rules)
     return RowMaps(index, tokens)
 
@@ -150,19 +154,20 @@ def _keep_padding(
         row[free] = places[free]
 
 
-def _apply(rules: Mapping[str, TokenRule], ids: Mapping[str, int], own: Index, index: Index) -> None:
+def _apply(rules: Mapping[str, TokenRule], ids: Mapping[str, int], own: Index, fallback: Index, index: Index) -> None:
     for token, rule in rules.items():
         place = ids[token]
         for number in range(len(own)):
             if rule.force or own[number, place] < 0:
-                index[number, :, place] = ABSENT
+                index[number, :, place] = fallback[:, place] if rule.usual else ABSENT
                 if rule.holder is not None:
                     index[number, rule.holder, place] = rule.row
 
 
 def _check(index: Index, names: Sequence[str], positions: Any, rules: Mapping[str, TokenRule]) -> None:
     nobody = (index.max(axis=1) < 0).any(axis=0)[positions]
-    lost = [names[number] for number in np.flatnonzero(nobody).tolist() if names[number] not in rules]
+    given = {token for token, rule in rules.items() if not rule.usual}
+    lost = [names[number] for number in np.flatnonzero(nobody).tolist() if names[number] not in given]
     if lost:
         raise VocabularyError(
             f"{len(lost)} tokens of the output have a row in none of the models: {', '.join(map(repr, lost[:5]))}",

@@ -117,6 +117,8 @@ def broken(tmp_path: Path, change: str) -> Path:
     extra: dict[str, Any] = {}
     if change == "rank of the config":
         extra = {"r": 8}
+    elif change == "no magnitudes":
+        extra = {"use_dora": True}
     elif change == "no B":
         del state[b]
     elif change == "ranks of A and B":
@@ -146,6 +148,7 @@ def broken(tmp_path: Path, change: str) -> Path:
     ("change", "words"),
     [
         ("rank of the config", "rank of model.layers.0.self_attn.q_proj"),
+        ("no magnitudes", "lacks DoRA's magnitude vector of model.layers.0"),
         ("no B", "lacks LoRA's B of model.layers.0"),
         ("ranks of A and B", "do not fit each other"),
         ("empty A", "do not fit each other"),

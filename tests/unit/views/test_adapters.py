@@ -52,6 +52,16 @@ def test_a_longer_path_than_the_bases() -> None:
     assert names.find("encoder.model.layers.1.q") == "layers.1.q"
 
 
+def test_layers_that_see_never_stand_for_layers_that_read() -> None:
+    names = BaseNames(TEXT, ["model.vision_tower.encoder.layers.0.self_attn.q_proj"])
+    assert names.find("model.vision_tower.encoder.layers.0.self_attn.q_proj") is None
+
+
+@pytest.mark.parametrize("path", ["model.layers.9.self_attn.q_proj", "base.layers.9.self_attn.q_proj"])
+def test_a_layer_that_the_base_lacks_is_no_other_layer(path: str) -> None:
+    assert BaseNames(TEXT, [path]).find(path) is None
+
+
 def base_of(tmp_path: Path, shapes: dict[str, tuple[int, ...]], **config: Any) -> Checkpoint:
     tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     return open_checkpoint(Directory(write_checkpoint(tmp_path / "base", tensors, config or None)), "the base")
@@ -109,6 +119,12 @@ def test_a_new_head_that_was_asked_for(tmp_path: Path) -> None:
     base = base_of(tmp_path, {"m.q.weight": (6, 8)})
     state = lora_state({"m.q": (6, 8)}) | {"scores.weight": np.ones((2, 8), np.float32)}
     assert put_on(base, tmp_path, state, modules_to_save=["scores"])["scores.weight"].shape == (2, 8)
+
+
+def test_a_module_of_the_bases_gets_no_new_tensors(tmp_path: Path) -> None:
+    base = base_of(tmp_path, {"m.q.weight": (6, 8), "m.experts.0.w2.weight": (4, 8)})
+    state = lora_state({"m.q": (6, 8)}) | {"m.experts.down_proj": np.ones((2, 4, 8), np.float32)}
+    assert "the base has no m.experts.down_proj" in refusal(base, tmp_path, state, modules_to_save=["experts"])
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ def rule_of(token: str, model: int, holders: list[Holder], base: int | None, rul
     rule = rules.get(token)
     own = holders[model].ids.get(token, -1)
     own = own if 0 <= own < holders[model].rows else -1
-    if rule and (rule.force or own < 0):
+    if rule and rule.usual:
+        own = -1
+    elif rule and (rule.force or own < 0):
         return set() if rule.holder is None else {(rule.holder, rule.row)}
     if own >= 0:
         return {(model, own)}
@@ -52,6 +54,7 @@ def test_every_row_is_the_one_the_rules_name(holders: list[Holder], data: st.Dat
     rules = {
         token: data.draw(
             st.just(TokenRule(None, force=True))
+            | st.just(TokenRule(None, force=True, usual=True) if token in present else TokenRule(None))
             | st.builds(TokenRule, st.integers(0, len(holders) - 1), st.integers(0, 5), st.booleans())
         )
         for token in data.draw(st.lists(st.sampled_from(LETTERS), unique=True, max_size=2))
@@ -88,5 +91,8 @@ def test_a_token_that_nobody_has_is_refused() -> None:
     with pytest.raises(VocabularyError, match=r"1 tokens .* none of the models: 'n'") as caught:
         row_maps({"a": 0, "n": 1}, holders, base=None, keeper=None, kept=0, rules={})
     assert caught.value.tokens == ("n",)
+    usual = {"n": TokenRule(None, force=True, usual=True)}
+    with pytest.raises(VocabularyError, match="none of the models: 'n'"):
+        row_maps({"a": 0, "n": 1}, holders, base=None, keeper=None, kept=0, rules=usual)
     zeros = row_maps({"a": 0, "n": 1}, holders, base=None, keeper=None, kept=0, rules={"n": TokenRule(None)})
     np.testing.assert_array_equal(zeros.index[0, 0], [0, -1])
