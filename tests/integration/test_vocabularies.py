@@ -426,6 +426,14 @@ def test_chat_templates(template: str, models: dict[str, Path], tmp_path: Path) 
     assert len(lacking) == (template == "chatml")
 
 
+def test_tokens_that_a_template_lacks_are_told_without_a_tokenizer_setting_too(tmp_path: Path) -> None:
+    plain, marked = tokenizer(KIND, WINE, 300), tokenizer(KIND, WINE, 300, ["<|im_start|>", "<|im_end|>"])
+    for name, made, told in (("plain", plain, True), ("marked", marked, False)):
+        own = {n: save_model(tmp_path / name / n, made, seed=1) for n in "ab"}
+        report = merge(tmp_path / name / "out", own, "a b", chat_template="chatml")
+        assert any("chat template chatml uses <|im_start|>" in line for line in report.warnings) is told
+
+
 def test_the_commonest_chat_template(models: dict[str, Path], tmp_path: Path) -> None:
     made = tokenizer(KIND, WINE, 300)
     own = {n: save_model(tmp_path / n, made, seed=1, chat_template="{{ 1 }}" if n == "a" else "{{ 2 }}") for n in "abc"}
