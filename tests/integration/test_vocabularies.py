@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 
 import cuvee
 from cuvee.errors import CuveeError, VocabularyError
+from support.adapters import write_adapter
 from support.tiny_models import State
 from support.vocabularies import GRAPE, WINE, ids_in, save_model, save_tokenizer, state_in, tokenizer
 
@@ -348,6 +349,27 @@ def test_tokens_that_cannot_be_cut_are_told(models: dict[str, Path], tmp_path: P
     assert any("is not JSON" in line and f"any tokens beyond {rows}" in line for line in report.warnings)
 
 
+@pytest.mark.parametrize("source", ["union", "base"])
+def test_the_tokens_that_an_adapter_brings_join(source: str, tmp_path: Path) -> None:
+    """Its tokenizer.json is longer than the base's, in whose place it stands."""
+    made = tokenizer(KIND, WINE, 300, ["<|s|>"])
+    base = save_model(tmp_path / "base", made, seed=1)
+    count = made.get_vocab_size()
+    own = state_in(base)
+    held = {key: np.vstack([own[key] + 1, np.full((1, 8), 5, np.float32)]) for key in (EMBED, HEAD)}
+    adapter = write_adapter(tmp_path / "adapter", held, modules_to_save=["embed_tokens", "lm_head"])
+    made.add_special_tokens([AddedToken("<|brought|>", special=True)])
+    save_tokenizer(adapter, made)
+    models = {"base": base, "both": f"{base}+{adapter}"}
+    settings = {"tokenizer": {"source": source}, "base_model": str(base)}
+    out = merge(tmp_path / "out", models, "base both", **settings).out  # type: ignore[arg-type]
+    want = own[EMBED] + 2 * (own[EMBED] + 1)
+    np.testing.assert_allclose(state_in(out)[EMBED][:count], want, rtol=1e-6)
+    assert ids_in(out).get("<|brought|>") == (count if source == "union" else None)
+    if source == "union":
+        np.testing.assert_allclose(state_in(out)[HEAD][count], np.full(8, 15), rtol=1e-6)
+
+
 def test_force_without_a_source_means_the_base_or_the_mean(models: dict[str, Path], tmp_path: Path) -> None:
     settings = {"source": "union", "tokens": {"<|s|>": {"force": True}}}
     a, b = (state_in(models[name])[EMBED][ids_in(models[name])["<|s|>"]] for name in "ab")
@@ -424,6 +446,14 @@ def test_chat_templates(template: str, models: dict[str, Path], tmp_path: Path) 
     assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == text
     lacking = [line for line in report.warnings if "<|im_start|>" in line]
     assert len(lacking) == (template == "chatml")
+
+
+def test_tokens_that_a_template_lacks_are_told_without_a_tokenizer_setting_too(tmp_path: Path) -> None:
+    plain, marked = tokenizer(KIND, WINE, 300), tokenizer(KIND, WINE, 300, ["<|im_start|>", "<|im_end|>"])
+    for name, made, told in (("plain", plain, True), ("marked", marked, False)):
+        own = {n: save_model(tmp_path / name / n, made, seed=1) for n in "ab"}
+        report = merge(tmp_path / name / "out", own, "a b", chat_template="chatml")
+        assert any("chat template chatml uses <|im_start|>" in line for line in report.warnings) is told
 
 
 def test_the_commonest_chat_template(models: dict[str, Path], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,12 +52,14 @@ def with_adapter(base: Checkpoint, adapter: Adapter, name: str) -> Checkpoint:
     view.update_modules()
     relative, uri = adapter.weight_file
     hidden = f"adapters/{len(base.weight_files)}/{relative}" if relative else ""
+    tokenizer = [file for file in adapter.files if view.brings_tokens and _TOKENIZER.fullmatch(file)]
+    files = {**base.files, **{file: adapter.files[file] for file in tokenizer}}
     return replace(
         base,
         name=name,
-        location=_location(base, adapter, hidden, brings_tokens=view.brings_tokens),
+        location=_location(base, adapter, hidden, tokenizer),
         tensors=view.tensors,
-        files={**base.files, hidden: adapter.files[relative]} if relative else base.files,
+        files={**files, hidden: adapter.files[relative]} if relative else files,
         weight_files={**base.weight_files, uri: hidden},
         config_text=view.config_text(),
     )
@@ -213,9 +216,8 @@ def _has_language_head(base: Checkpoint) -> bool:
     return any(str(kind).endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for kind in kinds)
 
 
-def _location(base: Checkpoint, adapter: Adapter, hidden: str, *, brings_tokens: bool) -> Location:
+def _location(base: Checkpoint, adapter: Adapter, hidden: str, tokenizer: Sequence[str]) -> Location:
     """The base's files; with the adapter's tokenizer if it brings rows of the vocabulary, and its weights unlisted."""
-    tokenizer = [name for name in adapter.files if brings_tokens and _TOKENIZER.fullmatch(name)]
     return Overlay(
         base.location,
         {name: (adapter.location, name) for name in tokenizer},

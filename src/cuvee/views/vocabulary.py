@@ -20,7 +20,7 @@ from cuvee.tensors.places import open_location
 from cuvee.tensors.reference import ModelRef
 from cuvee.views.vocabulary_rows import VocabularyModel, with_rows
 from cuvee.views.vocabulary_rules import token_rules
-from cuvee.views.vocabulary_sizes import axes_of, content_warnings, truncated
+from cuvee.views.vocabulary_sizes import axes_of, content_warnings, listed_in, truncated
 from cuvee.vocab.cautions import cautions
 from cuvee.vocab.chat import MARKERS, chosen_template, template_of
 from cuvee.vocab.json_text import without_collections
@@ -63,7 +63,7 @@ def with_one_vocabulary(recipe: Recipe, checkpoints: Checkpoints, options: Merge
     template = _template(recipe, checkpoints.values())
     if template is None:
         return found
-    said = _lacking(recipe.chat_template, found.output.tokenizer)
+    said = _lacking(recipe.chat_template, found.output.tokenizer, checkpoints[_first(recipe)])
     return replace(found, output=replace(found.output, template=template), warnings=(*found.warnings, *said))
 
 
@@ -109,10 +109,13 @@ def _template(recipe: Recipe, checkpoints: Iterable[Checkpoint]) -> str | None:
     return chosen_template(recipe.chat_template, inputs, recipe.marks.where(("chat_template",)))
 
 
-def _lacking(template: str | None, tokenizer: OutputTokenizer | None) -> tuple[str, ...]:
-    """A line about tokens that a built-in template uses and the output's tokenizer does not have."""
+def _lacking(template: str | None, tokenizer: OutputTokenizer | None, first: Checkpoint) -> tuple[str, ...]:
+    """A line about tokens that a built-in template uses and the output's tokenizer, or else the first's, lacks."""
     needed = MARKERS.get(template or "", ())
-    lacking = [token for token in needed if tokenizer is not None and token not in tokenizer.ids]
+    if not needed:
+        return ()
+    listed = tokenizer or listed_in(first)
+    lacking = [token for token in needed if listed is not None and token not in listed.ids]
     if not lacking:
         return ()
     fix = "add them: `tokenizer: {tokens: {TOKEN: {source: ...}}}`"

@@ -78,9 +78,9 @@ def content_warnings(checkpoints: Checkpoints) -> tuple[str, ...]:
     (first, rows), *others = models
     said: list[str] = []
     differing = [other for other, length in others if length == rows and not _same_tokens(first, other)]
-    ours = _listed(first, said) if differing else None
+    ours = listed_in(first, said) if differing else None
     for other in differing:
-        theirs = _listed(other, said)
+        theirs = listed_in(other, said)
         found = compare_lists(ours, theirs) if ours and theirs else None
         if found and not found.equal:
             count = len(found.moved) + max(len(found.only_first), len(found.only_second))
@@ -102,7 +102,7 @@ def sizes_differ(tensor: str, checkpoints: Sequence[Checkpoint], shapes: Sequenc
     first = checkpoints[0]
     number = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
     other = checkpoints[number]
-    ours, theirs = _listed(first), _listed(other)
+    ours, theirs = listed_in(first), listed_in(other)
     found = f"{list(shapes[number])} in {other.name}"
     difference = compare_lists(ours, theirs) if ours and theirs else None
     if difference and ours and theirs and (ours.file == theirs.file or not difference.equal):
@@ -134,7 +134,7 @@ def _tokenizer(checkpoint: Checkpoint, said: list[str] | None = None) -> Tokeniz
         return None
 
 
-def _listed(checkpoint: Checkpoint, said: list[str] | None = None) -> Listed | None:
+def listed_in(checkpoint: Checkpoint, said: list[str] | None = None) -> Listed | None:
     """Tokens and ids, from whichever file tells them as it lies."""
     if FAST not in checkpoint.files:
         return listed_tokens(checkpoint.location, checkpoint.files)
