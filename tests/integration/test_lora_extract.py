@@ -125,3 +125,12 @@ def test_heads_that_peft_knows_by_other_names(tmp_path: Path, family: str, embed
             got = PeftModel.from_pretrained(kind.from_pretrained(tmp_path / "base"), adapter).eval()
         wanted = kind.from_pretrained(tmp_path / "tuned").eval()(**inputs).logits
         assert got.base_model.model(**inputs).logits.numpy() == pytest.approx(wanted.numpy(), abs=2e-6)
+
+
+def test_models_that_see_are_told_of(tmp_path: Path) -> None:
+    base, tuned = make_pair(tmp_path, "llama")
+    assert extracted(tmp_path, (base, tuned), max_rank=2)[1].warnings == ()
+    config = json.loads((tuned / "config.json").read_text()) | {"vision_config": {"model_type": "clip_vision_model"}}
+    (tuned / "config.json").write_text(json.dumps(config))
+    report = extract_lora(str(tuned), str(base), tmp_path / "seeing", ExtractOptions(max_rank=2))
+    assert "the adapter has no effect there" in "".join(report.extracted.warnings)
