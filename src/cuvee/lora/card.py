@@ -14,6 +14,7 @@ from cuvee.lora.extraction import Extracted, Held
 from cuvee.lora.merging import AdapterMerge
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora.recipe import AdapterRecipe
+from cuvee.publish.card import auto_class
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.reference import looks_like_hub_id
 
@@ -51,7 +52,10 @@ def extraction_card(
     ]
     if curve:
         parts += [_curve_table(curve), f"![Relative error against rank]({picture})" if picture else ""]
-    parts += ["## Use", usage(title, base, revision_of(checkpoints[1].identity), _new_rows(found))]
+    parts += [
+        "## Use",
+        usage(title, base, revision_of(checkpoints[1].identity), _new_rows(found), _architectures(checkpoints[0])),
+    ]
     if found.held:
         parts += ["## Tensors", _tensor_table(found.held)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -74,7 +78,7 @@ def merge_card(
         *_whole_tensors(merge),
         f"## Recipe\n\n```yaml\n{recipe.text.rstrip()}\n```",
         "## Use",
-        usage(title, base, merge.config.revision, None),
+        usage(title, base, merge.config.revision, None, tuple(merge.config.architectures)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -112,15 +116,25 @@ def revision_of(identity: str) -> str | None:
     return identity.rpartition("@")[2] if identity.startswith("hf://") and "@" in identity else None
 
 
-def usage(title: str, base: str, revision: str | None, rows: int | None) -> str:
-    """How to put the adapter on its base; with `rows` the base's vocabulary grows first."""
+def _architectures(checkpoint: Checkpoint) -> Sequence[str]:
+    return checkpoint.config.get("architectures") or ()
+
+
+def usage(title: str, base: str, revision: str | None, rows: int | None, architectures: Sequence[str] = ()) -> str:
+    """How to put the adapter on its base; with `rows` the base's vocabulary grows first.
+
+    Adapters alone do not tell their base's architectures; most bases are language models. `AutoModel` would leave heads
+    off that an adapter may change, so other models are loaded by their own class.
+    """
+    auto = auto_class(architectures) if architectures else "AutoModelForCausalLM"
+    auto = architectures[0] if auto == "AutoModel" else auto
     at = f', revision="{revision}"' if revision else ""
     lines = [
         "```python",
         "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM",
+        f"from transformers import {auto}",
         "",
-        f'model = AutoModelForCausalLM.from_pretrained("{base}"{at})',
+        f'model = {auto}.from_pretrained("{base}"{at})',
     ]
     if rows is not None:
         lines.append(f"model.resize_token_embeddings({rows})  # the adapter brings tokens of its own")

@@ -146,9 +146,14 @@ def _facts(seed: int, dtype: str | None, version: str) -> str:
     )
 
 
-def _usage(title: str, architectures: Sequence[str], *, with_tokenizer: bool) -> str:
+def auto_class(architectures: Sequence[str]) -> str:
+    """The class of transformers that loads models of these architectures, as a config lists them."""
     first = next(iter(architectures), "")
-    auto = next((cls for ending, cls in _AUTO_CLASSES.items() if first.endswith(ending)), "AutoModel")
+    return next((cls for ending, cls in _AUTO_CLASSES.items() if first.endswith(ending)), "AutoModel")
+
+
+def _usage(title: str, architectures: Sequence[str], *, with_tokenizer: bool) -> str:
+    auto = auto_class(architectures)
     path = f'"{title}"' if '"' not in title and "\\" not in title else repr(title)
     lines = [
         f"from transformers import {auto}{', AutoTokenizer' if with_tokenizer else ''}",
