@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import cuvee
 from cuvee.lora.options import ExtractOptions
 from cuvee.lora_api import extract_lora
 from support.adapters import quiet_peft
@@ -134,3 +135,51 @@ def test_models_that_see_are_told_of(tmp_path: Path) -> None:
     (tuned / "config.json").write_text(json.dumps(config))
     report = extract_lora(str(tuned), str(base), tmp_path / "seeing", ExtractOptions(max_rank=2))
     assert "the adapter has no effect there" in "".join(report.extracted.warnings)
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "llava", "gemma3"])
+def test_peft_finds_the_modules_of_models_that_see(tmp_path: Path, family: str) -> None:
+    """Their files begin names otherwise than transformers does in memory, where PEFT looks."""
+    import torch
+    import transformers
+    from peft import PeftModel
+
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+    sections = {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "image_size": 28, "patch_size": 14}  # fmt: skip
+    visual = {"depth": 1, "hidden_size": 32, "num_heads": 4}
+    kind, config = {
+        "qwen2_vl": ("Qwen2VL", {"text_config": {**text, **sections}, "vision_config": {**visual, "embed_dim": 32}}),
+        "qwen2_5_vl": (
+            "Qwen2_5_VL",
+            {"text_config": {**text, **sections}, "vision_config": {**visual, "out_hidden_size": 32}},
+        ),
+        "llava": ("Llava", {"text_config": {**text, "model_type": "llama"}, "vision_config": tower}),
+        "gemma3": (
+            "Gemma3",
+            {"text_config": {**text, "head_dim": 8}, "vision_config": tower, "mm_tokens_per_image": 4},
+        ),
+    }[family]
+    loader = getattr(transformers, f"{kind}ForConditionalGeneration")
+    torch.manual_seed(0)
+    with quiet_peft(), torch.no_grad():
+        model = loader(getattr(transformers, f"{kind}Config")(**config))
+        model.save_pretrained(tmp_path / "base")
+        for name, parameter in model.named_parameters():
+            if name.endswith(("q_proj.weight", "qkv.weight", "down_proj.weight", "linear_1.weight")):
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+        model.save_pretrained(tmp_path / "tuned")
+        adapter, report = extracted(tmp_path, (tmp_path / "base", tmp_path / "tuned"), **FULL)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            got = PeftModel.from_pretrained(loader.from_pretrained(tmp_path / "base"), adapter).merge_and_unload()
+        for name, wanted in model.state_dict().items():
+            assert got.state_dict()[name].numpy() == pytest.approx(wanted.numpy(), abs=2e-6), name
+    assert report.warnings == ()
+    recipe = {"merge_method": "passthrough", "models": [{"model": f"{tmp_path / 'base'}+{adapter}"}]}
+    cuvee.merge(recipe, tmp_path / "merged")
+    tuned = read_file(tmp_path / "tuned" / "model.safetensors")
+    for name, values in read_file(tmp_path / "merged" / "model.safetensors").items():
+        assert values == pytest.approx(tuned[name], abs=2e-6), name

@@ -124,6 +124,8 @@ def extract(pairs: Pairs, checkpoints: tuple[Checkpoint, Checkpoint], options: E
 def _renamed(design: Design) -> tuple[str, ...]:
     """A line if PEFT may know the modules by other names than the files do, as those of models that see or hear."""
     model, base = design.checkpoints
+    if any(design.path(pair.module) != pair.module for pair in design.changed):
+        return ()
     if not any(roles(".".join(path)) & {"vision", "audio"} for path, _ in parts(model.config)):
         return ()
     said = (
