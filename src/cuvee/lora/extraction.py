@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cuvee.errors import CheckpointError, PlanError
-from cuvee.layout.configs import parts, roles
 from cuvee.layout.facts import EMBEDDINGS
 from cuvee.layout.names import ends_with
 from cuvee.lora.budget import within_budget
+from cuvee.lora.cautions import cautions
 from cuvee.lora.design import Design, compared, squares_name, values_name
 from cuvee.lora.files import CONFIG, MEASURED, SPECTRA, WEIGHTS, Run, derived, read_small
 from cuvee.lora.options import ExtractOptions
-from cuvee.lora.pairs import Pair, Pairs, unmatched
+from cuvee.lora.pairs import Pair, Pairs
 from cuvee.lora.peft_config import adapter_config
 from cuvee.lora.ranks import Spectra, above, by_energy, by_size
 from cuvee.numerics.row_blocks import Array
@@ -118,21 +118,7 @@ def extract(pairs: Pairs, checkpoints: tuple[Checkpoint, Checkpoint], options: E
     held = [_held(pair, totals, written, whole=ranks.get(pair.name) is None) for pair in changed]
     held += [_held(pair, totals, written, whole=False) for pair in left]
     unchanged = len(pairs.taken) + len(pairs.left) - len(held)
-    return Extracted(tuple(held), unchanged, max(run.workers), (*unmatched(pairs, options), *_renamed(design)))
-
-
-def _renamed(design: Design) -> tuple[str, ...]:
-    """A line if PEFT may know the modules by other names than the files do, as those of models that see or hear."""
-    model, base = design.checkpoints
-    if any(design.path(pair.module) != pair.module for pair in design.changed):
-        return ()
-    if not any(roles(".".join(path)) & {"vision", "audio"} for path, _ in parts(model.config)):
-        return ()
-    said = (
-        f"modules are called as the files of {base.name} call them; where transformers calls them otherwise in memory, "
-        "PEFT warns of missing adapter keys and the adapter has no effect there; Cuvee reads it either way"
-    )
-    return (said,)
+    return Extracted(tuple(held), unchanged, max(run.workers), cautions(pairs, options, design))
 
 
 def _held(pair: Pair, totals: Mapping[str, float], written: Mapping[str, Array], *, whole: bool) -> Held:
