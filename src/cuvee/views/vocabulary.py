@@ -91,8 +91,7 @@ def _mapped(recipe: Recipe, wanted: VocabularyRecipe, checkpoints: Checkpoints, 
         views[model.ref] = with_rows(number, models, maps)
     first = next((model for model in models if model.ref == _first(recipe)), None)
     base_ids = first.tokenizer.ids if first and (first.tokenizer is not output.start or output.dropped) else None
-    made = output.finished() if output.changed else output
-    return OneVocabulary(views, OutputVocabulary(made, maps.rows, base_ids=base_ids), _warnings(output))
+    return OneVocabulary(views, OutputVocabulary(output.finished(), maps.rows, base_ids=base_ids), _warnings(output))
 
 
 def _spelt(holder: Holder, output: OutputTokenizer, tokenizer: Tokenizer) -> Holder:

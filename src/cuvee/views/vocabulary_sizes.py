@@ -50,7 +50,7 @@ def truncated(checkpoints: Checkpoints, *, first: ModelRef) -> tuple[Checkpoints
     if output and output.dropped:
         warnings.append(f"{len(output.dropped)} tokens of {output.start.name} were left out with their rows")
     old = tokenizer.ids if tokenizer and output and output.dropped else None
-    return views, OutputVocabulary(output, rows, base_ids=old), tuple(warnings)
+    return views, OutputVocabulary(output.finished() if output else None, rows, base_ids=old), tuple(warnings)
 
 
 def _to_cut(checkpoint: Checkpoint, rows: int, said: list[str]) -> Tokenizer | None:
@@ -119,26 +119,19 @@ def sizes_differ(tensor: str, checkpoints: Sequence[Checkpoint], shapes: Sequenc
     )
 
 
-def _tokenizer(checkpoint: Checkpoint, said: list[str] | None = None) -> Tokenizer | None:
-    """The tokenizer, where it can be read as it lies: what is only said in a message is worth no conversion.
+def listed_in(checkpoint: Checkpoint, said: list[str] | None = None) -> Listed | None:
+    """Tokens and ids, from whichever file tells them as it lies: what is only said in a message is worth no conversion.
 
     A merge by number needs no tokenizer, so a broken one does not end it, but is added to what is `said`.
     """
     if FAST not in checkpoint.files:
-        return None
+        return listed_tokens(checkpoint.location, checkpoint.files)
     try:
-        return read_tokenizer(checkpoint.location, checkpoint.name, checkpoint.files)
+        found = read_tokenizer(checkpoint.location, checkpoint.name, checkpoint.files)
     except VocabularyError as error:
         if said is not None:
             said.append(f"{error.what}: whether {checkpoint.name} has the others' tokens is not known")
         return None
-
-
-def listed_in(checkpoint: Checkpoint, said: list[str] | None = None) -> Listed | None:
-    """Tokens and ids, from whichever file tells them as it lies."""
-    if FAST not in checkpoint.files:
-        return listed_tokens(checkpoint.location, checkpoint.files)
-    found = _tokenizer(checkpoint, said)
     return Listed(FAST, found.ids) if found else None
 
 

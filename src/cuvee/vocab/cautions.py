@@ -11,8 +11,8 @@ from typing import Any
 from cuvee.vocab.compare import some
 from cuvee.vocab.numbers import json_of
 from cuvee.vocab.output import OutputTokenizer
-from cuvee.vocab.spelling import meaning_of, steps_of
-from cuvee.vocab.tokenizer import Tokenizer
+from cuvee.vocab.spelling import meaning_of
+from cuvee.vocab.tokenizer import Tokenizer, steps_of
 
 _CHANGES = ("Lowercase", "StripAccents", "BertNormalizer", "Precompiled", "NFD", "NFKC", "NFKD", "Nmt")
 """Steps that make other letters of some, so that tokens with these never come about; NFC spares nearly all."""

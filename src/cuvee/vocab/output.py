@@ -95,12 +95,14 @@ class OutputTokenizer:
             return json_of({**self.document, "model": model}, self.start.name)
 
     def finished(self) -> OutputTokenizer:
-        """The same with its text made, and without the tokenizers' merges, which nothing else needs.
+        """The same with its text made, and without the tokenizers' merges, which nothing else needs; or itself.
 
         Raises:
             VocabularyError: if no tokenizer.json can be made.
 
         """
+        if not self.changed:
+            return self
         merges_of = tuple(map(without_merges, self.merges_of))
         return replace(self, start=without_merges(self.start), merges_of=merges_of, composed=self.text)
 

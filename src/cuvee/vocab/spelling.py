@@ -9,13 +9,13 @@ word in one tokenizer, any part of a word in another that writes no spaces, and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from cuvee.errors import VocabularyError
-from cuvee.vocab.tokenizer import Tokenizer
+from cuvee.vocab.tokenizer import Tokenizer, steps_of
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -137,13 +137,3 @@ def _space(document: Mapping[str, Any]) -> str:
                 if " " in ends and ends[0] != ends[1] and all(isinstance(end, str) and end for end in ends):
                     return str(ends[1] if ends[0] == " " else ends[0])
     return ""
-
-
-def steps_of(step: Any) -> Iterator[Mapping[str, Any]]:
-    """A step and those it is made of."""
-    if isinstance(step, Mapping):
-        yield step
-        for key in ("normalizers", "pretokenizers", "decoders"):
-            inner = step.get(key)
-            for each in inner if isinstance(inner, list) else ():
-                yield from steps_of(each)

@@ -6,7 +6,7 @@ is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
@@ -198,7 +198,14 @@ def _kind_of(document: Mapping[str, Any]) -> str:
 
 def _uses_bytes(step: Any) -> bool:
     """Whether a step, or one of those it is made of, maps bytes to letters as GPT-2 did."""
-    if not isinstance(step, Mapping):
-        return False
-    inner = [part for key in ("pretokenizers", "decoders") if isinstance(part := step.get(key), list)]
-    return step.get("type") == "ByteLevel" or any(_uses_bytes(each) for part in inner for each in part)
+    return any(each.get("type") == "ByteLevel" for each in steps_of(step))
+
+
+def steps_of(step: Any) -> Iterator[Mapping[str, Any]]:
+    """A step and those it is made of."""
+    if isinstance(step, Mapping):
+        yield step
+        for key in ("normalizers", "pretokenizers", "decoders"):
+            inner = step.get(key)
+            for each in inner if isinstance(inner, list) else ():
+                yield from steps_of(each)
