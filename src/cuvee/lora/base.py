@@ -31,12 +31,8 @@ class OnBase:
         """The base's tensor that adapters call `name`, then what each makes of it; None if the base has none."""
         own = own_name(self.base, self.names, name)
         # What an adapter tells apart is a tensor of its own in that adapter's model only.
-        found = [each.tensors.get(own) or each.tensors.get(tied_to(each.tensors, own) or "") for each in self._all]
+        found = [held_as(own, each) for each in (self.base, *self.tuned)]
         return None if any(source is None for source in found) else tuple(source for source in found if source)
-
-    @property
-    def _all(self) -> tuple[Checkpoint, ...]:
-        return (self.base, *self.tuned)
 
 
 def put_on_base(
@@ -73,14 +69,15 @@ def own_name(base: Checkpoint, names: BaseNames, name: str) -> str:
     return found if found is not None and found in base.tensors else name
 
 
+def held_as(own: str, model: Checkpoint) -> Source | None:
+    """A model's tensor of that name, or the one that it is tied to."""
+    return model.tensors.get(own) or model.tensors.get(tied_to(model.tensors, own) or "")
+
+
 def _check_shapes(base: Checkpoint, names: BaseNames, adapter: Adapter, differing: Sequence[str]) -> None:
     """Raises a PlanError if a tensor that is to be merged has another shape in the adapter than in the base."""
     for name in differing:
-        own = own_name(base, names, name)
-        held, there = (
-            adapter.whole.get(name),
-            base.tensors.get(own) or base.tensors.get(tied_to(base.tensors, own) or ""),
-        )
+        held, there = adapter.whole.get(name), held_as(own_name(base, names, name), base)
         if held is not None and there is not None and held.shape != there.shape:
             raise PlanError(
                 f"{adapter.name} holds {name!r} whole in another shape than {base.name}, so no change can be told",

@@ -7,28 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cuvee.errors import PlanError
-from cuvee.layout.facts import EMBEDDINGS, HEADS
-from cuvee.layout.names import ends_with
 from cuvee.lora.files import copied, derived
+from cuvee.lora.in_memory import path_in_memory
 from cuvee.lora.options import ExtractOptions
-from cuvee.lora.pairs import GENERATIVE, STACKS, Pair, Pairs
+from cuvee.lora.pairs import STACKS, Pair, Pairs
 from cuvee.lora.peft_config import PREFIX, AdapterPlan, factor_names
 from cuvee.planning.ops import Output, ParameterValue, TensorOp
 from cuvee.tensors.checkpoint import Checkpoint
 from cuvee.tensors.sources import Source
-
-# How the paths of modules begin in memory, where the files of a model may leave it out.
-_LEFT_OUT = {"gpt2": "transformer.", "bloom": "transformer.", "opt": "model."}
-# How names begin in the files of models that see, and how in memory (transformers from 4.52 on).
-_SEEING = (
-    ("language_model.lm_head", "lm_head"),
-    ("language_model.model.", "model.language_model."),
-    ("vision_tower.", "model.vision_tower."),
-    ("multi_modal_projector.", "model.multi_modal_projector."),
-)
-_QWEN_VL = (("visual.", "model.visual."), ("model.", "model.language_model."))
-_SEEING_BY_TYPE = {"qwen2_vl": _QWEN_VL, "qwen2_5_vl": _QWEN_VL}
-_IN_MEMORY = ("model.language_model.", "model.visual.")
 
 
 @dataclass(frozen=True)
@@ -59,21 +45,11 @@ class Design:
     @property
     def tied(self) -> Pair | None:
         """The embedding whose change a tied head shares."""
-        if self.pairs.tied_head is None:
-            return None
-        held = (*self.factored, *(pair for pair in self.changed if pair.module in self.whole))
-        return next((pair for pair in held if ends_with(pair.name, EMBEDDINGS)), None)
+        return self.pairs.tied_among((*self.factored, *(pair for pair in self.changed if pair.module in self.whole)))
 
     def path(self, module: str) -> str:
-        """A module's path in the model that transformers builds, where files let it begin otherwise."""
-        model, _ = self.checkpoints
-        if "vision_config" in model.config:
-            return _seeing(module, str(model.config.get("model_type")))
-        start = _LEFT_OUT.get(str(model.config.get("model_type")), "")
-        architectures = model.config.get("architectures") or ("",)
-        if not start or not str(architectures[0]).endswith(GENERATIVE) or ends_with(f"{module}.weight", HEADS):
-            return module
-        return module if any(name.startswith(start) for name in model.tensors) else start + module
+        """A module's path in the model that transformers builds."""
+        return path_in_memory(module, self.checkpoints[0])
 
     def check(self) -> None:
         """Raises a PlanError if PEFT could not hold this: parameters of modules that have other modules inside."""
@@ -194,13 +170,3 @@ def _loadable(base: Checkpoint) -> tuple[str, str | None]:
     if repository.startswith("hf://"):
         return repository.removeprefix("hf://"), commit if at else None
     return base.name, None
-
-
-def _seeing(module: str, kind: str) -> str:
-    """The path of a module in a model that sees."""
-    if module.startswith(_IN_MEMORY):
-        return module
-    for stored, there in _SEEING_BY_TYPE.get(kind, _SEEING):
-        if f"{module}.".startswith(stored):
-            return there + module.removeprefix(stored)
-    return module

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cuvee.errors import CheckpointError, PlanError
-from cuvee.layout.facts import EMBEDDINGS
-from cuvee.layout.names import ends_with
 from cuvee.lora.budget import within_budget
 from cuvee.lora.cautions import cautions
 from cuvee.lora.design import Design, compared, squares_name, values_name
@@ -108,7 +106,7 @@ def extract(pairs: Pairs, checkpoints: tuple[Checkpoint, Checkpoint], options: E
     changed = _as_modules(changed)
     limits = {pair.name: _limit(pair, options) for pair in changed if pair.decomposable}
     run = replace(run, settings=within_budget(run.settings, changed, limits, options))
-    ranks = _ranks(changed, limits, totals, options, run, _written_twice(pairs, changed))
+    ranks = _ranks(changed, limits, totals, options, run, pairs.tied_among(changed))
     design = Design(tuple(changed), ranks, pairs, checkpoints, options)
     design.check()
     out = run.execute("extract", "lora extract", design.ops(totals), (WEIGHTS, SPECTRA))
@@ -169,7 +167,7 @@ def _ranks(
     totals: Mapping[str, float],
     options: ExtractOptions,
     run: Run,
-    twice: str | None,
+    twice: Pair | None,
 ) -> dict[str, int]:
     """The rank of every tensor that is decomposed, by name; 0 for what is not worth a rank."""
     if not (options.energy or options.max_bytes or options.sv_epsilon) or not limits:
@@ -184,19 +182,12 @@ def _ranks(
         spectra = {name: values[: ranks[name]] for name, values in spectra.items()}
     if options.max_bytes:
         size = itemsize(options.code)
-        copies = {pair.name: 2 if pair.name == twice else 1 for pair in changed}
+        copies = {pair.name: 2 if pair is twice else 1 for pair in changed}
         costs = {pair.name: copies[pair.name] * pair.cost * size for pair in changed if pair.decomposable}
         rest = sum(copies[pair.name] * math.prod(pair.tuned.shape) * itemsize(pair.tuned.dtype)
                    for pair in changed if not pair.decomposable)  # fmt: skip
         ranks = by_size(spectra, costs, parse_size(options.max_bytes) - rest)
     return ranks
-
-
-def _written_twice(pairs: Pairs, changed: Sequence[Pair]) -> str | None:
-    """The embedding whose change a tied head is given too: PEFT wants it under both names."""
-    if pairs.tied_head is None:
-        return None
-    return next((pair.name for pair in changed if ends_with(pair.name, EMBEDDINGS)), None)
 
 
 def _spectra(pairs: Sequence[Pair], limits: Mapping[str, int], totals: Mapping[str, float], run: Run) -> Spectra:

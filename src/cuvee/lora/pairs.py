@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -96,6 +96,12 @@ class Pairs:
     taken: tuple[Pair, ...]
     left: tuple[Pair, ...]
     tied_head: str | None
+
+    def tied_among(self, held: Iterable[Pair]) -> Pair | None:
+        """The embedding whose change a tied head is given too, if it is held: PEFT wants it under both names."""
+        if self.tied_head is None:
+            return None
+        return next((pair for pair in held if ends_with(pair.name, EMBEDDINGS)), None)
 
 
 def pair_up(model: Checkpoint, base: Checkpoint, options: ExtractOptions) -> Pairs:

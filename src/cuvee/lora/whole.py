@@ -16,6 +16,7 @@ from cuvee.lora.base import OnBase
 from cuvee.lora.files import copied, derived
 from cuvee.lora.peft_config import PREFIX
 from cuvee.lora.recipe import AdapterRecipe
+from cuvee.lora.updates import WAY_OUT
 from cuvee.numerics.row_blocks import Array
 from cuvee.planning.ops import Output, TensorOp
 from cuvee.tensors.dtypes import is_float, promote
@@ -142,7 +143,7 @@ def _same(adapters: Sequence[Adapter], whole: Whole, output: str) -> TensorOp:
         raise PlanError(
             f"{holding.name} holds {whole.name!r} whole, in values that cannot be merged, and not all adapters do",
             expected="the same in all adapters",
-            fix="merge base+adapter models with `cuvee merge`, and extract an adapter from the result",
+            fix=WAY_OUT,
             tensor=whole.name,
         )
     op = copied(output, sources[0], 0)

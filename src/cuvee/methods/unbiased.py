@@ -43,7 +43,7 @@ def probability(delta: Array, density: float, epsilon: float) -> Array | float:
     """
     columns = delta.shape[-1]
     if epsilon == 0 or columns == 1:
-        return density or 1.0
+        return density or 1.0  # at density 0 nothing stays that would be divided
     return mid_ranks(abs(delta)) * (2 * epsilon / (columns - 1)) + (density - epsilon)
 
 
